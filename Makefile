@@ -1,0 +1,43 @@
+# Two commands matter on a fresh machine: `make demo` and `make test`. Both set up what they need in .venv first.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+
+.PHONY: demo test check format bench test-system clean help
+.DEFAULT_GOAL := help
+
+help:  ## show this list
+	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "modeld needs python3 >= 3.11; name one with: make PYTHON=python3.12" >&2; exit 1; }
+	@[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV) || { echo "could not make $(VENV): on Debian or Ubuntu, apt-get install python3-venv" >&2; exit 1; }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,plots]'
+	@touch $@
+
+demo: $(STAMP)  ## train, register, serve, swap, break and roll back on real prices; prints what happened
+	$(BIN)/modeld demo
+
+test: $(STAMP)  ## the tests that need neither root nor a system package
+	$(BIN)/python -m pytest -m "not system"
+
+test-system: $(STAMP)  ## the tests that need root or system packages (installs them)
+	tests/system/install
+	$(BIN)/python -m pytest -m system
+
+check: $(STAMP)  ## format, lint, types, import contracts
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(STAMP)  ## rewrite the sources in the agreed format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(STAMP)  ## latency of the running stack as a ratio to a bare ZeroMQ echo
+	$(BIN)/modeld bench
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis demo-output dist
