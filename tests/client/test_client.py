@@ -186,7 +186,7 @@ def test_lists_and_dicts_go_in_the_short_form(
 def test_an_infinity_is_refused_before_json_makes_it_a_missing_value(
     server: FakeServer, client: Client, features: Any
 ) -> None:
-    """An infinity in the short form is an error here: JSON would send it as null, which means something else."""
+    """In the short form an infinity is an error here: JSON would send null, which means something else."""
     with pytest.raises(ValueError, match="inf"):
         client.predict(features)
     assert server.headers == []
@@ -336,7 +336,7 @@ def test_a_late_error_is_dropped_too(server: FakeServer) -> None:
 
 def test_a_flood_of_other_replies_does_not_stretch_the_timeout(server: FakeServer) -> None:
     """Replies that aren't ours don't start the wait anew."""
-    server.handler = lambda header, _raw: [message(id="other", live=True)] * 500
+    server.handler = lambda _header, _raw: [message(id="other", live=True)] * 500
     with Client(server.endpoint, timeout_s=0.2) as client:
         started = time.monotonic()
         with pytest.raises(RequestTimeout):

@@ -1,0 +1,1 @@
+"""The demo: real prices, two trained models, a live swap, a model that kills its loader, a rollback."""
