@@ -165,9 +165,9 @@ def _wrong_bits(
     for index, name in enumerate(log.versions):
         count = int((wrong & (log.version == index)).sum())
         if count and name in offline:
-            broken.append(f"bit-equal to offline, but {count} replies of {name} aren't")
+            broken.append(f"replies are bit-equal to offline, but {count:,} of {name} aren't")
         elif count:
-            broken.append(f"{name} must never answer, but did {count} times")
+            broken.append(f"{name} must never answer, but gave {count:,} replies")
     return broken
 
 

@@ -59,8 +59,8 @@ def draw(log: StreamLog, account: Account, path: Path) -> bool:
         )
     axes.set_yscale("log")
     if len(latency_us):
-        # Head room for the labels of the steps.
-        axes.set_ylim(latency_us.min() * 0.7, latency_us.max() * 6)
+        # Room above for the labels of the steps, and below for the legend.
+        axes.set_ylim(latency_us.min() * 0.4, latency_us.max() * 6)
     axes.set_xlabel("seconds since the first request")
     axes.set_ylabel("one-row latency, µs (log scale)")
     axes.set_title(
@@ -68,7 +68,7 @@ def draw(log: StreamLog, account: Account, path: Path) -> bool:
         f"{account.errors} errors, {account.lost} lost"
     )
     axes.grid(True, which="major", alpha=0.3)
-    axes.legend(loc="lower right", markerscale=4, framealpha=0.9)
+    axes.legend(loc="lower right", ncols=4, markerscale=4, framealpha=0.9)
     figure.savefig(path)
     pyplot.close(figure)
     return True

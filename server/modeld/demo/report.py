@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 from modeld.demo.account import Account, Change
@@ -34,7 +35,7 @@ def render(account: Account) -> str:
             "",
             f"{'one-row latency':<40}{'requests':>10}{'p50 µs':>10}{'p99 µs':>10}{'max µs':>10}",
             *(
-                f"  {w.title:<38}{w.requests:>10,}{w.p50_us:>10,.0f}{w.p99_us:>10,.0f}{w.max_us:>10,.0f}"
+                f"  {w.title:<38}{w.requests:>10,}{_us(w.p50_us)}{_us(w.p99_us)}{_us(w.max_us)}"
                 for w in account.windows
             ),
             "",
@@ -63,6 +64,10 @@ def _change(change: Change) -> str:
 
 def _ms(start_ns: int | None, end_ns: int) -> str:
     return "–" if start_ns is None else f"{(end_ns - start_ns) / 1e6:,.0f} ms"
+
+
+def _us(value: float) -> str:
+    return f"{'–':>10}" if math.isnan(value) else f"{value:>10,.0f}"
 
 
 def _facts(*pairs: tuple[str, str]) -> Iterable[str]:

@@ -98,7 +98,7 @@ def _run(layout: Layout, seconds: float) -> int:
     command = [script("modeld"), "--config", str(layout.write_config()), "serve"]
     try:
         with child("daemon", command, layout.out / DAEMON_LOG) as daemon:
-            _say("modeld serve is started; a client streams held-out rows from another process")
+            _say("starting modeld serve")
             steps, facts = _stream_and_swap(layout, daemon, stream_log, seconds)
             facts.append(Fact("the daemon drains and exits 0 on SIGTERM", daemon.stop() == 0))
         account = _judge(layout, stream_log, steps, facts)
@@ -108,7 +108,8 @@ def _run(layout: Layout, seconds: float) -> int:
     print(report.render(account))
     drawn = picture.draw(StreamLog.load(stream_log), account, layout.out / "latency.png")
     print(f"picture: {layout.out / 'latency.png'}" if drawn else picture.MISSING)
-    print(f"{report.verdict(account)}  ({time.monotonic() - started:.0f} s; logs in {layout.out})")
+    print(f"logs and registry: {layout.out}  ({time.monotonic() - started:.0f} s)")
+    print(report.verdict(account), flush=True)
     if account.broken:
         _print_log_ends(layout)
     return 1 if account.broken else 0
@@ -146,6 +147,7 @@ def _stream_and_swap(
         stream = stack.enter_context(child("client", command, layout.out / CLIENT_LOG))
         both = [daemon, stream]
         await_that("the first reply", lambda: stream.said("streaming"), both, timeout_s=START_TIMEOUT_S)
+        _say("a client in another process streams held-out rows, one a request")
         facts: list[Fact] = []
         steps: list[Step] = []
 

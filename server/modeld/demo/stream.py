@@ -65,7 +65,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--interval-us", type=int, default=1000, help="µs from one request to the next, at least"
     )
-    parser.add_argument("--timeout-s", type=float, default=5.0, help="seconds until a request counts as lost")
+    parser.add_argument("--timeout-s", type=float, default=2.0, help="seconds until a request counts as lost")
     arguments = parser.parse_args(argv)
     with np.load(arguments.rows) as held_out:
         rows = np.ascontiguousarray(held_out["features"])
