@@ -1,0 +1,227 @@
+"""The verbs that talk to a running daemon."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from modeld.client import AdminClient, Client
+
+_Json = Annotated[bool, typer.Option("--json", help="Print the daemon's reply as JSON.")]
+_Reason = Annotated[str, typer.Option("--reason", help="Why; it goes into the log.")]
+_Model = Annotated[str | None, typer.Argument(help="The model's name; may be left out where one is served.")]
+_NamedModel = Annotated[str | None, typer.Option("--model", help="The model's name; may be left out where one is served.")]
+
+#: Seconds that an operation which waits for nothing may take.
+_TIMEOUT_S = 5.0
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs to `app`."""
+    for verb in (status, reload, rollback, hold, release, drain, history, predict):
+        app.command(verb.__name__)(verb)
+
+
+def status(context: typer.Context, as_json: _Json = False) -> None:
+    """What is served, since when, how fast; exit status 1 if the daemon isn't healthy."""
+    with _admin(context) as admin:
+        reply = admin.status()
+    if as_json:
+        _print_json(reply)
+    else:
+        _print_status(reply)
+    raise typer.Exit(0 if reply["ready"] and not reply["degraded"] else 1)
+
+
+def reload(
+    context: typer.Context,
+    model: _Model = None,
+    wait: Annotated[bool, typer.Option(help="Wait for the outcome.")] = True,
+    force: Annotated[bool, typer.Option(help="Try a rejected version once more.")] = False,
+    as_json: _Json = False,
+) -> None:
+    """Look at the source now; exit status 9 if what is there was rejected."""
+    timeout_s = context.obj.config().trial.timeout_s + 10
+    with _admin(context) as admin:
+        reply = admin.call("reload", model_name=model, wait=wait, force=force, timeout_s=timeout_s)
+    _print_outcome(reply, as_json, lambda: _describe_reload(reply))
+
+
+def rollback(
+    context: typer.Context,
+    reason: _Reason,
+    model: _Model = None,
+    to: Annotated[str | None, typer.Option("--to", metavar="VERSION", help="Default: the previous production version.")] = None,
+    expect_generation: Annotated[
+        int | None, typer.Option(help="Do nothing (exit status 4) unless this generation serves now.")
+    ] = None,
+    mark_failed: Annotated[bool, typer.Option(help="Mark the version rolled back from as failed.")] = True,
+    as_json: _Json = False,
+) -> None:
+    """Point production back and serve that version at once."""
+    timeout_s = context.obj.config().trial.timeout_s + 10
+    with _admin(context) as admin:
+        reply = admin.call(
+            "rollback", model_name=model, to=to, reason=reason, expect_generation=expect_generation,
+            mark_failed=mark_failed, timeout_s=timeout_s,
+        )  # fmt: skip
+    _print_outcome(
+        reply,
+        as_json,
+        lambda: f"{reply['model_name']}: rolled back from {reply['from']} to {reply['to']}, generation {reply['generation']}",
+    )
+
+
+def hold(context: typer.Context, reason: _Reason, model: _Model = None, as_json: _Json = False) -> None:
+    """Freeze swaps, around the open say; what serves goes on serving."""
+    with _admin(context) as admin:
+        reply = admin.call("hold", model_name=model, reason=reason)
+    _print_outcome(reply, as_json, lambda: f"held: {', '.join(reply['models'])}")
+
+
+def release(
+    context: typer.Context,
+    model: _Model = None,
+    reason: Annotated[str, typer.Option("--reason", help="Why; it goes into the log.")] = "",
+    as_json: _Json = False,
+) -> None:
+    """Resume swaps."""
+    with _admin(context) as admin:
+        reply = admin.call("release", model_name=model, reason=reason)
+    _print_outcome(reply, as_json, lambda: f"released: {', '.join(reply['models'])}")
+
+
+def drain(context: typer.Context, as_json: _Json = False) -> None:
+    """Stop admitting, answer what was admitted, and end the daemon."""
+    with _admin(context) as admin:
+        reply = admin.call("drain")
+    _print_outcome(reply, as_json, lambda: "draining")
+
+
+def history(
+    context: typer.Context,
+    model: _Model = None,
+    limit: Annotated[int, typer.Option(help="How many at most.")] = 20,
+    as_json: _Json = False,
+) -> None:
+    """The daemon's last decisions, newest first (modelreg history has the registry's)."""
+    with _admin(context) as admin:
+        reply = admin.call("history", model_name=model, limit=limit)
+    if as_json:
+        _print_json(reply)
+        return
+    table = Table("at", "kind", "model", "from", "to", "gen", "actor", "reason", box=None)
+    for entry in reply["history"]:
+        keys = ("at", "kind", "model_name", "from", "to", "generation", "actor", "reason")
+        table.add_row(*(_cell(entry.get(key)) for key in keys))
+    Console().print(table)
+
+
+def predict(
+    context: typer.Context,
+    model: _NamedModel = None,
+    features: Annotated[
+        str | None,
+        typer.Option("--features", metavar="JSON", help="One row or rows: numbers, or objects by feature name."),
+    ] = None,
+    csv_file: Annotated[
+        Path | None, typer.Option("--csv", metavar="FILE", help="Rows with a header of feature names; an empty cell is missing.")
+    ] = None,
+    as_json: _Json = False,
+) -> None:
+    """Ask for predictions; prints one line a row."""
+    if (features is None) == (csv_file is None):
+        raise ValueError("predict takes either --features or --csv")
+    try:
+        rows = json.loads(features) if features is not None else _read_csv(csv_file or Path())
+    except json.JSONDecodeError as e:
+        raise ValueError(f"--features isn't JSON: {e}") from None
+    endpoint = context.obj.endpoint or context.obj.config().data_endpoints[0]
+    with Client(endpoint, timeout_s=30.0) as client:
+        reply = client.call("predict", model_name=model, features=rows)
+    if as_json:
+        _print_json(reply)
+        return
+    outputs = reply["outputs"]
+    for row in range(outputs[0]["shape"][0]):
+        typer.echo("\t".join(_row_of(output, row) for output in outputs))
+    about = reply["parameters"]
+    typer.echo(f"{reply['model_name']} {reply['model_version']} generation {about['generation']}", err=True)
+
+
+def _row_of(output: dict[str, Any], row: int) -> str:
+    width = output["shape"][1] if len(output["shape"]) > 1 else 1
+    return "\t".join(repr(value) for value in output["data"][row * width : (row + 1) * width])
+
+
+def _read_csv(path: Path) -> list[dict[str, float | None]]:
+    with path.open(newline="", encoding="utf-8") as stream:
+        reader = csv.DictReader(stream)
+        rows: list[dict[str, float | None]] = []
+        for row in reader:
+            try:
+                rows.append({name: float(cell) if cell else None for name, cell in row.items()})
+            except (TypeError, ValueError) as e:
+                raise ValueError(f"{path}:{reader.line_num}: {e}") from None
+    return rows
+
+
+def _admin(context: typer.Context) -> AdminClient:
+    return AdminClient(context.obj.endpoint or context.obj.config().admin_endpoint, timeout_s=_TIMEOUT_S)
+
+
+def _print_json(reply: dict[str, Any]) -> None:
+    typer.echo(json.dumps({key: value for key, value in reply.items() if key != "id"}, indent=2))
+
+
+def _print_outcome(reply: dict[str, Any], as_json: bool, line: Any) -> None:
+    if as_json:
+        _print_json(reply)
+    else:
+        typer.echo(line())
+
+
+def _describe_reload(reply: dict[str, Any]) -> str:
+    lines = []
+    for one in reply.get("models", [reply]):
+        name = f"{one['model_name']}: " if "model_name" in one else ""
+        if one["reloaded"]:
+            lines.append(f"{name}now {one['version']}, generation {one['generation']}")
+        else:
+            serves = f"; {one['version']} serves" if one.get("version") else ""
+            lines.append(f"{name}{one.get('reason', 'not reloaded')}{serves}")
+    return "\n".join(lines)
+
+
+def _print_status(reply: dict[str, Any]) -> None:
+    console = Console()
+    table = Table("model", "version", "gen", "state", "since", "warm", "trial", "requests", "errors", "p50 µs", "p99 µs", box=None)
+    for line in reply["models"]:
+        trial = line.get("trial")
+        table.add_row(
+            *(_cell(line.get(key)) for key in ("model_name", "version", "generation", "state", "since", "warm")),
+            f"{trial['version']} {trial['state']}" if trial else "-",
+            *(_cell(line.get(key)) for key in ("requests", "errors", "p50_us", "p99_us")),
+        )
+    console.print(table)
+    console.print(f"watching: {reply['watching']}; pid {reply['pid']}", highlight=False)
+    for line in reply["models"]:
+        if line.get("held"):
+            console.print(f"{line['model_name']} is held: {line['held']}", highlight=False)
+        if rejection := line.get("last_rejection"):
+            console.print(
+                f"{line['model_name']}: {rejection['version']} was rejected at {rejection['at']}: {rejection['reason']}",
+                highlight=False,
+            )
+    for reason in reply["degraded"]:
+        console.print(f"degraded: {reason}", highlight=False)
+
+
+def _cell(value: Any) -> str:
+    return "-" if value is None else str(value)

@@ -1,0 +1,156 @@
+"""Settings: the file, then the environment, then `--set`; every mistake is named with its key.
+
+`config/modeld.yaml` in the source tree explains each setting; the names and defaults here are the same, and a test
+compares the two.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+from modelreg.yamlconf import Document
+
+DEFAULT_PATH = Path("/etc/modeld/modeld.yaml")
+ENV_FILE = "MODELD_CONFIG"
+_ENV_PREFIX = "MODELD_"
+#: Environment names with our prefix that are not settings.
+_ENV_OTHERS = frozenset({"MODELD_CONFIG", "MODELD_ENDPOINT"})
+
+_Positive = Annotated[float, msgspec.Meta(gt=0)]
+_Count = Annotated[int, msgspec.Meta(ge=1)]
+_NonNegative = Annotated[float, msgspec.Meta(ge=0)]
+
+
+class Source(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """Where pointers come from."""
+
+    kind: Literal["registry"] = "registry"
+    root: str = "/var/lib/modeld/models"
+    channel: str = "production"
+    models: list[str] = []
+    require_model: bool = True
+
+
+class Endpoints(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """ZeroMQ endpoints to bind; `{runtime_dir}` stands for that setting."""
+
+    data: Annotated[list[str], msgspec.Meta(min_length=1)] = [
+        "ipc://{runtime_dir}/data/predict.sock",
+        "tcp://127.0.0.1:5555",
+    ]
+    admin: str = "ipc://{runtime_dir}/admin/admin.sock"
+    events: str = "ipc://{runtime_dir}/data/events.sock"
+
+
+class Watch(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    inotify: bool = True
+    poll_interval_s: Annotated[float, msgspec.Meta(ge=0.01)] = 1.0
+
+
+class TrialSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    timeout_s: _Positive = 30
+    golden_rtol: _NonNegative = 1.0e-9
+    memory_limit_mb: Annotated[int, msgspec.Meta(ge=512)] = 4096
+    max_version_mb: _Count = 1024
+    allow_schema_change: bool = False
+
+
+class Probation(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    seconds: _NonNegative = 30
+    requests: Annotated[int, msgspec.Meta(ge=0)] = 1000
+
+
+class Limits(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    max_rows: _Count = 65536
+    max_message_bytes: Annotated[int, msgspec.Meta(ge=1024)] = 16 * 1024 * 1024
+    queue_requests: _Count = 4096
+    queue_bytes: Annotated[int, msgspec.Meta(ge=65536)] = 64 * 1024 * 1024
+    predict_timeout_s: _Positive = 5
+    drain_timeout_s: _NonNegative = 10
+
+
+class LoopSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    busy_poll_us: Annotated[int, msgspec.Meta(ge=0, le=10_000)] = 0
+
+
+class Logging(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    format: Literal["auto", "json", "text"] = "auto"
+    level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class Config(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """The effective configuration. Immutable; safe to share."""
+
+    runtime_dir: str = "/run/modeld"
+    state_dir: str = "/var/lib/modeld"
+    source: Source = Source()
+    endpoints: Endpoints = Endpoints()
+    watch: Watch = Watch()
+    trial: TrialSettings = TrialSettings()
+    probation: Probation = Probation()
+    on_reject: Literal["rollback", "hold"] = "rollback"
+    limits: Limits = Limits()
+    loop: LoopSettings = LoopSettings()
+    logging: Logging = Logging()
+
+    def resolve(self, endpoint: str) -> str:
+        """`endpoint` with `{runtime_dir}` replaced."""
+        return endpoint.replace("{runtime_dir}", self.runtime_dir)
+
+    @property
+    def data_endpoints(self) -> list[str]:
+        return [self.resolve(endpoint) for endpoint in self.endpoints.data]
+
+    @property
+    def admin_endpoint(self) -> str:
+        return self.resolve(self.endpoints.admin)
+
+    @property
+    def events_endpoint(self) -> str:
+        return self.resolve(self.endpoints.events)
+
+
+def load(
+    path: str | Path | None = None, overrides: list[str] | None = None, environ: Mapping[str, str] | None = None
+) -> Config:
+    """The effective configuration.
+
+    Args:
+        path: The file; None means `MODELD_CONFIG`, else /etc/modeld/modeld.yaml if there is one, else the defaults.
+        overrides: `key.key=value` each, the value in YAML. They win over the environment, which wins over the file.
+        environ: The environment; None means this process's.
+
+    Raises:
+        modelreg.errors.ConfigError: with one line for each mistake: source (file and line, variable or option), key,
+            problem.
+    """
+    environ = os.environ if environ is None else environ
+    named = path or environ.get(ENV_FILE)
+    if named is None and not DEFAULT_PATH.exists():
+        document = Document.empty("the defaults")
+    else:
+        document = Document.read(Path(named or DEFAULT_PATH))
+    for name, value in sorted(environ.items()):
+        if name.startswith(_ENV_PREFIX) and name not in _ENV_OTHERS:
+            document.set(name[len(_ENV_PREFIX) :].lower().replace("__", "."), value, name)
+    for override in overrides or []:
+        key, equals, value = override.partition("=")
+        document.set(key.strip(), value if equals else None, f"--set {override}")
+    return document.convert(Config)
+
+
+def effective(config: Config) -> str:
+    """The configuration as YAML, endpoints resolved."""
+    import yaml
+
+    plain = msgspec.to_builtins(config)
+    plain["endpoints"] = {
+        "data": config.data_endpoints,
+        "admin": config.admin_endpoint,
+        "events": config.events_endpoint,
+    }
+    return yaml.safe_dump(plain, sort_keys=False)

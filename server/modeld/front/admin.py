@@ -1,0 +1,282 @@
+"""The admin socket: what operators ask for. Each operation answers once, some only when its outcome is known."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import zmq
+
+from modeld.errors import RequestError, retryable
+from modeld.swap.slot import Slot, WriteOutcome
+from modeld.wire import header, replies
+from modeld.wire.header import AdminRequest
+
+if TYPE_CHECKING:
+    from modeld.front.daemon import Daemon
+
+#: An operator waits for the outcome of a reload or rollback at most this much longer than a trial may take. Seconds.
+_WAIT_MARGIN_S = 5.0
+#: Decisions remembered for `history`.
+_HISTORY = 1000
+
+#: How the source's refusal of a write is told on the wire.
+_WRITE_CODES = {"not_found": "VERSION_NOT_AVAILABLE", "conflict": "CONFLICT", "usage": "MALFORMED"}
+
+Respond = Callable[[dict[str, Any] | RequestError], None]
+
+
+class AdminService:
+    """Handles one message at a time. Owned by the loop."""
+
+    def __init__(self, sock: zmq.Socket[bytes], daemon: Daemon) -> None:
+        self._sock = sock
+        self._daemon = daemon
+        self.dropped_replies = 0
+        self.history: deque[dict[str, Any]] = deque(maxlen=_HISTORY)
+
+    def on_message(self) -> None:
+        """Receive one message; answer it now or later."""
+        try:
+            parts = self._sock.recv_multipart(zmq.NOBLOCK, copy=False)
+        except zmq.Again:
+            return
+        frames = [part.bytes for part in parts]
+        envelope, body = header.split(frames)
+        if not body:
+            return
+        encode = header.encode_json if header.is_json(body[0]) else header.encode_msgpack
+        request_id: header.RequestId = None
+
+        def respond(outcome: dict[str, Any] | RequestError) -> None:
+            if isinstance(outcome, RequestError):
+                reply = replies.error(encode, request_id, outcome)
+            else:
+                reply = [encode({"id": request_id, **outcome})]
+            try:
+                self._sock.send_multipart(envelope + reply, zmq.NOBLOCK)
+            except zmq.ZMQError:
+                self.dropped_replies += 1  # the operator is gone; the deed is done and logged all the same
+
+        try:
+            request = header.decode_admin(body[0])
+            request_id = request.id
+            handler = _OPS.get(request.op)
+            if handler is None:
+                raise RequestError("UNKNOWN_OP", f"no operation {request.op!r} here; there are {', '.join(_OPS)}")
+            if len(body) > 1:
+                raise RequestError("MALFORMED", f"{request.op} takes no raw frames; {len(body) - 1} came")
+            handler(self, request, _actor(parts[-1]), respond)
+        except RequestError as e:
+            request_id = request_id if e.request_id is None else e.request_id
+            respond(e)
+
+    def reload_all(self, done: Callable[[], None]) -> None:
+        """A reload of every model, as SIGHUP asks for it; `done` when all are settled."""
+        self._reload(AdminRequest("reload"), "signal", lambda _: done())
+
+    # -- operations
+
+    def _status(self, _request: AdminRequest, _actor: str, respond: Respond) -> None:
+        respond(self._daemon.status())
+
+    def _reload(self, request: AdminRequest, _actor: str, respond: Respond) -> None:
+        def looked() -> None:
+            if self._daemon.source_error:
+                respond(retryable("SOURCE_UNAVAILABLE", f"the source can't be read: {self._daemon.source_error}"))
+                return
+            try:
+                slots = self._slots(request.model_name)
+            except RequestError as e:
+                respond(e)
+                return
+            for slot in slots:
+                if request.force and slot.desired is not None and slot.rejected.pop(slot.desired.digest, None):
+                    slot.reconcile()
+            if not request.wait:
+                busy = [slot.model for slot in slots if not slot.settled]
+                respond({"reloaded": False, "reason": f"on trial: {', '.join(busy)}" if busy else "nothing new"})
+                return
+            self._when_settled(slots, lambda: respond(self._outcome(slots, request.model_name)), respond)
+
+        self._daemon.look(looked)
+
+    @staticmethod
+    def _outcome(slots: list[Slot], named: str | None) -> dict[str, Any] | RequestError:
+        lines = [_reload_line(slot) for slot in slots]
+        for slot, line in zip(slots, lines, strict=True):
+            rejection = slot.last_rejection
+            if line.get("rejected") and rejection is not None:
+                serving = slot.serving.contract.version if slot.serving is not None else None
+                return RequestError(
+                    "REJECTED",
+                    f"{slot.model} {rejection.version} was rejected while {rejection.stage}: {rejection.reason}; "
+                    + (f"{serving} goes on serving" if serving else "nothing serves"),
+                    model_name=slot.model,
+                    version=rejection.version,
+                    reason=rejection.reason,
+                    serving=serving,
+                    generation=slot.generation,
+                )
+        if named is not None or len(lines) == 1:
+            return lines[0]
+        return {"reloaded": any(line["reloaded"] for line in lines), "models": lines}
+
+    def _rollback(self, request: AdminRequest, actor: str, respond: Respond) -> None:
+        slot = self._one_slot(request.model_name)
+        if not request.reason.strip():
+            raise RequestError("MALFORMED", "rollback needs a reason: it is written to the registry's log")
+        if slot.serving is None or slot.desired is None:
+            raise retryable("NOT_READY", f"{slot.model}: nothing serves, so there is nothing to roll back")
+        if request.expect_generation is not None and request.expect_generation != slot.generation:
+            raise RequestError(
+                "CONFLICT",
+                f"{slot.model} is generation {slot.generation}, not {request.expect_generation}: nothing was done",
+                generation=slot.generation,
+            )
+
+        def written(outcome: WriteOutcome) -> None:
+            if outcome.code is not None:
+                code = _WRITE_CODES.get(outcome.code, "SOURCE_UNAVAILABLE")
+                respond(RequestError(code, f"not rolled back: {outcome.error}"))
+                return
+
+            def settled() -> None:
+                serving = slot.serving.contract.version if slot.serving is not None else None
+                if serving == outcome.to_version:
+                    respond(
+                        {
+                            "rolled_back": True,
+                            "model_name": slot.model,
+                            "from": outcome.from_version,
+                            "to": serving,
+                            "generation": slot.generation,
+                        }
+                    )
+                else:
+                    why = slot.held or (slot.last_rejection.reason if slot.last_rejection else "it was superseded")
+                    respond(
+                        RequestError("REJECTED", f"{slot.model} {outcome.to_version} doesn't serve: {why}", serving=serving)
+                    )
+
+            self._when_settled([slot], settled, respond)
+
+        self._daemon.write(
+            slot.model, slot.desired.version, request.to, request.mark_failed, request.reason, actor, written
+        )
+
+    def _hold(self, request: AdminRequest, actor: str, respond: Respond) -> None:
+        if not request.reason.strip():
+            raise RequestError("MALFORMED", "hold needs a reason: status shows it")
+        self._set_held(request, actor, f"{request.reason} ({actor})", respond)
+
+    def _release(self, request: AdminRequest, actor: str, respond: Respond) -> None:
+        self._set_held(request, actor, None, respond)
+
+    def _set_held(self, request: AdminRequest, actor: str, held: str | None, respond: Respond) -> None:
+        slots = self._slots(request.model_name)
+        for slot in slots:
+            slot.held = held
+            self._daemon.event(
+                "hold", slot.model, held=held is not None, reason=request.reason, actor=actor, generation=slot.generation
+            )
+            slot.reconcile()
+        respond({"held": held is not None, "models": [slot.model for slot in slots]})
+
+    def _drain(self, _request: AdminRequest, _actor: str, respond: Respond) -> None:
+        respond({"draining": True})
+        self._daemon.drain()
+
+    def _history(self, request: AdminRequest, _actor: str, respond: Respond) -> None:
+        wanted = [
+            entry for entry in reversed(self.history) if request.model_name in (None, entry["model_name"])
+        ]
+        respond({"history": wanted[: max(0, request.limit)]})
+
+    def _stats(self, _request: AdminRequest, _actor: str, respond: Respond) -> None:
+        respond(self._daemon.stats())
+
+    # -- helpers
+
+    def _slots(self, name: str | None) -> list[Slot]:
+        if name is None:
+            return [served.slot for _, served in sorted(self._daemon.models.items())]
+        served = self._daemon.models.get(name)
+        if served is None:
+            there = ", ".join(sorted(self._daemon.models)) or "none"
+            raise RequestError("MODEL_NOT_FOUND", f"no model {name!r} here; there is {there}")
+        return [served.slot]
+
+    def _one_slot(self, name: str | None) -> Slot:
+        slots = self._slots(name)
+        if len(slots) != 1:
+            raise RequestError(
+                "MODEL_NOT_FOUND", f"name the model: {', '.join(slot.model for slot in slots) or 'none'} served"
+            )
+        return slots[0]
+
+    def _when_settled(self, slots: list[Slot], then: Callable[[], None], respond: Respond) -> None:
+        """Call `then` once when nothing is under way for any of `slots`; tell the operator where that takes too long."""
+        deadline = time.monotonic() + self._daemon.config.trial.timeout_s + _WAIT_MARGIN_S
+        over = False
+
+        def check() -> bool:
+            nonlocal over
+            if over:
+                return True
+            if all(slot.settled for slot in slots):
+                over = True
+                then()
+            elif time.monotonic() > deadline:
+                over = True
+                respond(retryable("NOT_READY", "the trial isn't over yet; ask for the status"))
+            return over
+
+        if not check():
+            for slot in slots:
+                slot.waiters.append(check)
+
+
+def _reload_line(slot: Slot) -> dict[str, Any]:
+    binding = slot.serving
+    line: dict[str, Any] = {
+        "reloaded": False,
+        "model_name": slot.model,
+        "version": binding.contract.version if binding is not None else None,
+        "generation": slot.generation,
+    }
+    outcome = slot.take_news()
+    if outcome == "rejected" or (slot.desired is not None and slot.desired.digest in slot.rejected):
+        line["rejected"] = True
+    elif outcome == "swapped":
+        line["reloaded"] = True
+    elif slot.held is not None:
+        line["reason"] = f"held: {slot.held}"
+    else:
+        line["reason"] = "nothing new" if binding is not None else "the source names no version"
+    return line
+
+
+def _actor(frame: zmq.Frame) -> str:
+    """Who sent a message: the uid behind a unix socket, or the peer's address."""
+    try:
+        address = frame.get("Peer-Address")
+    except zmq.ZMQError:
+        return "unknown"
+    if isinstance(address, str) and address.startswith(":"):
+        return f"uid:{address.split(':')[1]}"
+    return str(address or "unknown")
+
+
+_OPS: dict[str, Callable[[AdminService, AdminRequest, str, Respond], None]] = {
+    "status": AdminService._status,
+    "reload": AdminService._reload,
+    "rollback": AdminService._rollback,
+    "hold": AdminService._hold,
+    "release": AdminService._release,
+    "drain": AdminService._drain,
+    "history": AdminService._history,
+    "stats": AdminService._stats,
+}

@@ -1,0 +1,533 @@
+"""`modeld serve`: the parts put together, started in order, and taken apart in order.
+
+The loop owns everything here. Workers, the zygote and the watcher are other processes; each of them may die at any
+moment, and then another takes its place while the last good version goes on answering.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import zmq
+
+from modeld import log
+from modeld.config import Config
+from modeld.errors import ModeldError, NothingToServe
+from modeld.front import sockets
+from modeld.front.admin import AdminService
+from modeld.front.data import DataService, Served
+from modeld.front.link import Link
+from modeld.front.loop import Loop
+from modeld.front.notify import Notifier
+from modeld.front.servable import Lane, Servable, WorkerLost
+from modeld.front.spawner import Spawner, Worker
+from modeld.swap.policy import Pointer, State
+from modeld.swap.slot import Slot, Trial, WriteOutcome
+from modeld.watch.messages import Begin, FromWatcher, Look, Observed, Write, Written
+from modeld.wire import header
+from modeld.wire.contract import Contract
+from modeld.work import ipc, prctl
+
+#: Between two looks at what drains, hangs or waits. Seconds.
+_TICK_S = 0.1
+#: A row of a large matrix may take this long at most before the worker counts as hung. Nanoseconds.
+_ROW_NS = 10_000_000
+
+
+class Daemon:
+    """One daemon: `run` returns when it has drained. Lives in one thread."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.loop = Loop(busy_poll_us=config.loop.busy_poll_us)
+        self.models: dict[str, Served] = {}
+        self.source_error: str | None = None
+        self.watching = "starting"
+        self.broken: dict[str, str] = {}
+        self._actor = f"modeld:uid:{os.getuid()}"
+        self._log = log.get()
+        self._started_ns = self.clock_ns()
+        self._started_at = self.now()
+        self._looks: dict[int, Callable[[], None]] = {}
+        self._writes: dict[int, Callable[[WriteOutcome], None]] = {}
+        self._token = 0
+        self._ready = False
+        self._failure: ModeldError | None = None
+        self._notifier = Notifier()
+        self._incidents = 0
+        self._draining_since_ns: int | None = None
+
+    # -- life
+
+    def run(self) -> None:
+        """Serve until a signal or an operator's drain.
+
+        Raises:
+            EndpointInUse: another live daemon owns an endpoint.
+            NothingToServe: no version could be proved at start and `source.require_model` is set.
+        """
+        config = self.config
+        prctl.set_name("modeld")
+        prctl.child_subreaper()
+        self._log.info(log.STARTING, pid=os.getpid(), root=config.source.root, channel=config.source.channel)
+        context: zmq.Context[Any] = zmq.Context(io_threads=1)
+        data = sockets.router(context, config.limits.max_message_bytes)
+        admin = sockets.router(context, min(config.limits.max_message_bytes, 1 << 20))
+        self._events = sockets.publisher(context)
+        endpoints = [*config.data_endpoints, config.admin_endpoint, config.events_endpoint]
+        bound: list[str] = []
+        try:
+            for sock, endpoint in (
+                *((data, endpoint) for endpoint in config.data_endpoints),
+                (admin, config.admin_endpoint),
+                (self._events, config.events_endpoint),
+            ):
+                sockets.bind(sock, endpoint)
+                bound.append(endpoint)
+            self.data = DataService(data, self.models, config.limits, self.clock_ns)
+            self.admin = AdminService(admin, self)
+            self.loop.add_socket(data, self.data.on_message)
+            self.loop.add_socket(admin, self.admin.on_message)
+            self.loop.on_signals(
+                {signal.SIGTERM: self.drain, signal.SIGINT: self.drain, signal.SIGHUP: self._on_hangup}
+            )
+            self._spawner = Spawner(self.loop)
+            begin = Begin(config.source, config.watch)
+            self._link = Link(self.loop, begin, self._on_watcher, self._on_watcher_lost)
+            self.loop.call_in(_TICK_S, self._tick)
+            if self._notifier.watchdog_s is not None:
+                self.loop.call_in(self._notifier.watchdog_s, self._feed_watchdog)
+            self.loop.run()
+        finally:
+            self._shut_down(context, [data, admin, self._events], bound if len(bound) == len(endpoints) else bound)
+        if self._failure is not None:
+            raise self._failure
+
+    def drain(self) -> None:
+        """Admit nothing more, answer what was admitted, then end."""
+        if self._draining_since_ns is not None:
+            return
+        self._draining_since_ns = self.clock_ns()
+        self.data.draining = True
+        self._log.info(log.DRAINING, pending=self._pending())
+        self._notifier.send("STOPPING=1", "STATUS=draining")
+        self._end_when_drained()
+
+    def _end_when_drained(self) -> None:
+        assert self._draining_since_ns is not None
+        late = self.clock_ns() - self._draining_since_ns > self.config.limits.drain_timeout_s * 1e9
+        if self._pending() and not late:
+            self.loop.call_in(0.002, self._end_when_drained)
+        else:
+            self.loop.stop()
+
+    def _shut_down(self, context: zmq.Context[Any], socks: list[zmq.Socket[bytes]], bound: list[str]) -> None:
+        """Top to bottom: workers first, so that none is left when the zygote goes; replies last, so that they get out."""
+        for served in self.models.values():
+            if served.slot.serving is not None:
+                served.slot.serving.served.fail_all(lambda: _SHUTTING_DOWN)
+            served.slot.close()
+        if hasattr(self, "_link"):
+            self._link.close()
+        if hasattr(self, "_spawner"):
+            self._spawner.close()
+        for sock in socks:
+            sock.close()
+        context.term()  # waits for replies on their way, LINGER_MS at most
+        sockets.remove_files(bound)
+        if hasattr(self, "data"):
+            self._log.info(log.STOPPED, uptime_s=round((self.clock_ns() - self._started_ns) / 1e9, 1))
+        self._notifier.close()
+
+    def _pending(self) -> int:
+        total = 0
+        for served in self.models.values():
+            slot = served.slot
+            resident = [binding.served for binding in (slot.serving, slot.warm) if binding is not None]
+            total += sum(one.pending for one in (*resident, *slot.retiring))
+        return total
+
+    # -- the source
+
+    def look(self, then: Callable[[], None]) -> None:
+        """Have the source looked at now, and `then` called when what it says has been taken in."""
+        self._token += 1
+        self._looks[self._token] = then
+        self._link.send(Look(self._token))
+
+    def _on_watcher(self, message: FromWatcher) -> None:
+        if isinstance(message, Observed):
+            self._observed(message)
+        else:
+            self._written(message)
+
+    def _observed(self, message: Observed) -> None:
+        self.watching = message.watching
+        if message.error is not None:
+            if message.error != self.source_error:
+                self._log.warning(log.SOURCE_LOST, error=message.error)
+            self.source_error = message.error
+        else:
+            if self.source_error is not None:
+                self._log.info(log.SOURCE_BACK)
+            self.source_error = None
+            self.broken = message.broken
+            pointers = {pointer.model: pointer for pointer in message.pointers}
+            for name in pointers.keys() - self.models.keys():
+                self.models[name] = Served(self._new_slot(name))
+            for name, served in self.models.items():
+                served.slot.observe(pointers.get(name))
+        if message.token is not None and (then := self._looks.pop(message.token, None)) is not None:
+            then()
+        self._check_start()
+
+    def _written(self, message: Written) -> None:
+        done = self._writes.pop(message.token, None)
+        if done is not None:
+            done(WriteOutcome(message.code, message.error, message.from_version, message.to_version))
+
+    def _on_watcher_lost(self) -> None:
+        """What was asked of a watcher that died gets its answer now; the next one looks at once."""
+        self.watching = "restarting"
+        writes, self._writes = self._writes, {}
+        for done in writes.values():
+            done(WriteOutcome("store_unavailable", "the watcher process died; what it did shows at its next look"))
+        looks, self._looks = self._looks, {}
+        for then in looks.values():
+            then()
+
+    def _on_hangup(self) -> None:
+        def done() -> None:
+            self._notifier.send("READY=1", self._status_line())
+
+        microseconds = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+        self._notifier.send("RELOADING=1", f"MONOTONIC_USEC={microseconds}")
+        self.admin.reload_all(done)
+
+    def _check_start(self) -> None:
+        """Ready with the first version that serves; or, where one is required and none can be had, the end."""
+        if self._ready:
+            return
+        slots = [served.slot for served in self.models.values()]
+        if slots and all(slot.serving is not None for slot in slots):
+            self._become_ready()
+        elif not self.config.source.require_model:
+            self._become_ready()
+        elif self.source_error is not None:
+            self._fail(f"nothing to serve: {self.source_error}")
+        elif not slots:
+            source = self.config.source
+            self._fail(f"nothing to serve: no model in {source.root} has a version in channel {source.channel!r}")
+        elif all(slot.settled for slot in slots):
+            if any(slot.serving is not None for slot in slots):
+                self._become_ready()
+            else:
+                reasons = [f"{slot.model}: {_why_not(slot)}" for slot in slots]
+                self._fail("nothing to serve: " + "; ".join(reasons))
+
+    def _become_ready(self) -> None:
+        self._ready = True
+        self._log.info(log.READY, models={n: _version(s.slot) for n, s in self.models.items()}, watching=self.watching)
+        self._notifier.send("READY=1", self._status_line(), f"MAINPID={os.getpid()}")
+
+    def _fail(self, why: str) -> None:
+        self._failure = NothingToServe(why)
+        self.loop.stop()
+
+    def _status_line(self) -> str:
+        served = ", ".join(f"{name} {_version(one.slot) or '-'}" for name, one in sorted(self.models.items()))
+        return f"STATUS=serving {served or 'nothing'}"
+
+    # -- ports of the slots
+
+    def clock_ns(self) -> int:
+        return time.monotonic_ns()
+
+    def now(self) -> str:
+        return datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+    def call_in(self, delay_s: float, callback: Callable[[], None]) -> None:
+        self.loop.call_in(delay_s, callback)
+
+    def log(self, event: str, **fields: Any) -> None:
+        self._log.info(event, **fields)
+
+    def event(self, kind: str, model: str, **fields: Any) -> None:
+        """Publish and remember an event."""
+        body = {"kind": kind, "model_name": model, **fields, "at": self.now()}
+        self.admin.history.append(body)
+        self._events.send_multipart([f"{kind}.{model}".encode(), header.encode_json(body)], zmq.NOBLOCK)
+        self._notifier.send(self._status_line())
+
+    def write(
+        self,
+        model: str,
+        expect: str,
+        to: str | None,
+        mark_failed: bool,
+        reason: str,
+        actor: str,
+        done: Callable[[WriteOutcome], None],
+    ) -> None:
+        self._token += 1
+        self._writes[self._token] = done
+        self._link.send(Write(self._token, model, expect, to, mark_failed, reason, actor))
+
+    def start_trial(self, pointer: Pointer, trial: Trial) -> RunningTrial:
+        return RunningTrial(self, pointer, trial)
+
+    def join(self, served: Servable, worker: Worker) -> None:
+        """Give a worker that passed its trial to the version that it serves from now on."""
+        lane = Lane(worker)
+
+        def on_packet(packet: bytes) -> None:
+            lane.since_ns = self.clock_ns()
+            try:
+                served.on_packet(lane, packet)
+            except WorkerLost as e:
+                self._log.error(log.INCIDENT, model=served.contract.model, worker=worker.pid, what=str(e))
+                worker.kill()
+
+        def on_end(how: str) -> None:
+            served.on_death(lane)
+            self.models[served.contract.model].slot.worker_died(served, how)
+
+        worker.on_packet, worker.on_end = on_packet, on_end
+        served.attach(lane)
+
+    def new_servable(self, pointer: Pointer, contract: Contract) -> Servable:
+        limits = self.config.limits
+        return Servable(
+            pointer,
+            contract,
+            self.clock_ns,
+            queue_requests=limits.queue_requests,
+            queue_bytes=limits.queue_bytes,
+            on_bad_output=self._on_bad_output,
+        )
+
+    def _new_slot(self, name: str) -> Slot:
+        config = self.config
+        return Slot(
+            name,
+            self,
+            actor=self._actor,
+            rollback_on_reject=config.on_reject == "rollback",
+            allow_schema_change=config.trial.allow_schema_change,
+            probation_s=config.probation.seconds,
+            probation_requests=config.probation.requests,
+        )
+
+    def _on_bad_output(self, served: Servable, what: str) -> str:
+        """Log an incident; the id goes into the error reply."""
+        self._incidents += 1
+        incident = f"{os.getpid():x}-{self._incidents:x}"
+        self._log.error(
+            log.INCIDENT, incident=incident, model=served.contract.model, version=served.contract.version, what=what
+        )
+        self.models[served.contract.model].slot.bad_output(served, what)
+        return incident
+
+    # -- now and then
+
+    def _tick(self) -> None:
+        small_ns = int(self.config.limits.predict_timeout_s * 1e9)
+        for name, served in self.models.items():
+            slot = served.slot
+            resident = [binding.served for binding in (slot.serving, slot.warm) if binding is not None]
+            for one in (*resident, *slot.retiring):
+                for lane in one.hung(small_ns, _ROW_NS):
+                    self._log.error(log.WORKER_HUNG, model=name, worker=lane.channel.pid)
+                    lane.since_ns = self.clock_ns()
+                    lane.channel.kill()
+            slot.tick()
+        self._check_start()
+        self.loop.call_in(_TICK_S, self._tick)
+
+    def _feed_watchdog(self) -> None:
+        """From the loop itself: a loop that doesn't turn doesn't feed."""
+        assert self._notifier.watchdog_s is not None
+        self._notifier.send("WATCHDOG=1")
+        self.loop.call_in(self._notifier.watchdog_s, self._feed_watchdog)
+
+    # -- what operators see
+
+    def status(self) -> dict[str, Any]:
+        """The admin socket's `status`."""
+        degraded = [f"source: {self.source_error}"] if self.source_error else []
+        degraded += [f"{name}: read-only: {why}" for name, why in sorted(self.broken.items())]
+        lines = []
+        workers = []
+        for name, served in sorted(self.models.items()):
+            slot = served.slot
+            degraded += [f"{name}: {why}" for why in slot.degraded.values()]
+            if slot.condemned is not None:
+                degraded.append(f"{name}: {slot.condemned}, and nothing warm to fall back to")
+            lines.append(self._model_status(name, served))
+            for binding in (slot.serving, slot.warm):
+                if binding is not None:
+                    workers += [
+                        {"model_name": name, "version": binding.contract.version, "pid": lane.channel.pid,
+                         "state": str(binding.served.state)}
+                        for lane in binding.served.lanes
+                    ]  # fmt: skip
+        return {
+            "models": lines,
+            "ready": self._ready and all(served.slot.serving is not None for served in self.models.values()),
+            "watching": self.watching,
+            "workers": workers,
+            "degraded": degraded,
+            "pid": os.getpid(),
+            "started_at": self._started_at,
+            "zygote_pid": self._spawner.zygote_pid,
+            "watcher_pid": self._link.pid,
+        }
+
+    def _model_status(self, name: str, served: Served) -> dict[str, Any]:
+        slot, stats = served.slot, served.stats
+        binding = slot.serving
+        p50, p99 = stats.latency_us.quantiles(0.5, 0.99)
+        rejection = slot.last_rejection
+        trial = slot.trial
+        return {
+            "model_name": name,
+            "version": binding.contract.version if binding is not None else None,
+            "generation": binding.generation if binding is not None else None,
+            "digest": binding.digest if binding is not None else None,
+            "state": str(binding.served.state) if binding is not None else str(State.ABSENT),
+            "channel": self.config.source.channel,
+            "since": binding.since if binding is not None else None,
+            "warm": slot.warm.contract.version if slot.warm is not None else None,
+            "trial": {"version": trial.pointer.version, "state": str(trial.state)} if trial is not None else None,
+            "last_rejection": {
+                "version": rejection.version,
+                "reason": f"{rejection.stage}: {rejection.reason}",
+                "at": rejection.at,
+            }
+            if rejection is not None
+            else None,
+            "held": slot.held,
+            "path": "worker",
+            "requests": stats.requests,
+            "errors": sum(stats.errors.values()),
+            "p50_us": p50,
+            "p99_us": p99,
+        }
+
+    def stats(self) -> dict[str, Any]:
+        """The admin socket's `stats`: counters and histograms (bucket counts; see modeld.front.stats)."""
+        return {
+            "uptime_s": (self.clock_ns() - self._started_ns) / 1e9,
+            "dropped_replies": self.data.dropped_replies,
+            "dropped_messages": self.data.dropped_messages,
+            "errors": self.data.errors,
+            "zygote_restarts": self._spawner.zygote_restarts,
+            "models": {
+                name: {
+                    "requests": served.stats.requests,
+                    "errors": served.stats.errors,
+                    "latency_us": _sparse(served.stats.latency_us.counts),
+                    "predict_us": _sparse(served.stats.predict_us.counts),
+                }
+                for name, served in sorted(self.models.items())
+            },
+        }
+
+
+class RunningTrial:
+    """A worker on trial, reporting to the slot that wants it."""
+
+    def __init__(self, daemon: Daemon, pointer: Pointer, trial: Trial) -> None:
+        settings = daemon.config.trial
+        self._daemon = daemon
+        self._pointer = pointer
+        self._trial = trial
+        self._over = False
+        self._worker = daemon._spawner.spawn()
+        self._worker.on_packet, self._worker.on_end = self._on_packet, self._on_end
+        request = ipc.Trial(
+            directory=str(Path(pointer.directory).absolute()),
+            model=pointer.model,
+            version=pointer.version,
+            digest=pointer.digest,
+            golden_rtol=settings.golden_rtol,
+            timeout_s=settings.timeout_s,
+            memory_limit_mb=settings.memory_limit_mb,
+            max_bytes=settings.max_version_mb << 20,
+        )
+        self._worker.send(ipc.head(ipc.TRIAL) + msgspec.json.encode(request))
+        daemon.loop.call_in(settings.timeout_s, self._late)
+
+    def drop(self) -> None:
+        """End it, passed or not; no more reports."""
+        self._over = True
+        self._worker.close(kill=True)
+
+    def _on_packet(self, packet: bytes) -> None:
+        kind = packet[0] if len(packet) >= ipc.HEAD.size else 0
+        payload = packet[ipc.HEAD.size :]
+        try:
+            if kind == ipc.STAGE:
+                self._trial.reached(State(payload.decode()))
+            elif kind == ipc.READY:
+                self._passed(msgspec.json.decode(payload, type=ipc.Ready))
+            elif kind == ipc.REJECTED:
+                rejected = msgspec.json.decode(payload, type=ipc.Rejected)
+                self._fail(rejected.stage, rejected.reason)
+            else:
+                self._fail(str(self._trial.state), f"the worker sent a packet of kind {kind}")
+        except (ValueError, msgspec.DecodeError) as e:
+            self._fail(str(self._trial.state), f"the worker sent what can't be read: {e}")
+
+    def _passed(self, ready: ipc.Ready) -> None:
+        self._over = True
+        pointer = self._pointer
+        contract = Contract(
+            model=pointer.model,
+            version=pointer.version,
+            features=tuple(ready.features),
+            schema=ready.schema,
+            outputs=tuple(ready.outputs),
+            nan_allowed=ready.nan_allowed,
+            platform=ready.platform,
+        )
+        served = self._daemon.new_servable(pointer, contract)
+        self._trial.passed(served, self._worker, ready.stages_ms)
+
+    def _on_end(self, how: str) -> None:
+        """Also after it passed, as long as nobody took the worker over."""
+        self._over = True
+        self._trial.failed(str(self._trial.state), how)
+
+    def _late(self) -> None:
+        if not self._over:
+            limit = self._daemon.config.trial.timeout_s
+            self._fail(str(self._trial.state), f"not done after trial.timeout_s = {limit:g} s")
+
+    def _fail(self, stage: str, reason: str) -> None:
+        if not self._over:
+            self._over = True
+            self._worker.close(kill=True)
+            self._trial.failed(stage, reason)
+
+
+def _sparse(counts: list[int]) -> dict[str, int]:
+    return {str(at): count for at, count in enumerate(counts) if count}
+
+
+def _version(slot: Slot) -> str | None:
+    return slot.serving.contract.version if slot.serving is not None else None
+
+
+def _why_not(slot: Slot) -> str:
+    rejection = slot.last_rejection
+    if rejection is None:
+        return "no version in the channel"
+    return f"{rejection.version} was rejected while {rejection.stage}: {rejection.reason}"

@@ -1,0 +1,124 @@
+"""The loop: epoll over plain descriptors and ZeroMQ sockets, timers, signals. One thread.
+
+A ZeroMQ socket shows one edge-triggered descriptor for both directions, and a send may swallow the edge of a receive.
+So the loop never trusts the edge: before it sleeps, it asks every ZeroMQ socket for its events, and it sleeps only if
+all of them have nothing to read. The edge then only ends the sleep.
+"""
+
+from __future__ import annotations
+
+import heapq
+import os
+import select
+import signal
+import time
+from collections.abc import Callable
+from itertools import count
+
+import zmq
+
+Callback = Callable[[], None]
+
+#: Messages that one ZeroMQ socket may have handled before the others get their turn.
+_TURN = 32
+
+
+class Loop:
+    """Callbacks for readable descriptors, ZeroMQ sockets, times and signals. Not thread-safe."""
+
+    def __init__(self, clock_ns: Callable[[], int] = time.monotonic_ns, *, busy_poll_us: int = 0) -> None:
+        self._epoll = select.epoll()
+        self._readers: dict[int, Callback] = {}
+        self._sockets: list[tuple[zmq.Socket[bytes], Callback]] = []
+        self._timers: list[tuple[int, int, Callback]] = []
+        self._order = count()
+        self._clock_ns = clock_ns
+        self._busy_poll_ns = busy_poll_us * 1000
+        self._running = False
+        #: Turns of the loop so far: the watchdog is fed only while this moves.
+        self.turns = 0
+
+    def add_reader(self, fd: int, callback: Callback) -> None:
+        """Call `callback` whenever `fd` can be read or is at its end."""
+        self._epoll.register(fd, select.EPOLLIN)
+        self._readers[fd] = callback
+
+    def remove_reader(self, fd: int) -> None:
+        if self._readers.pop(fd, None) is not None:
+            self._epoll.unregister(fd)
+
+    def add_socket(self, sock: zmq.Socket[bytes], on_message: Callback) -> None:
+        """Call `on_message` once for each message that can be read from `sock`."""
+        self._epoll.register(sock.get(zmq.FD), select.EPOLLIN)
+        self._sockets.append((sock, on_message))
+
+    def remove_socket(self, sock: zmq.Socket[bytes]) -> None:
+        self._epoll.unregister(sock.get(zmq.FD))
+        self._sockets = [pair for pair in self._sockets if pair[0] is not sock]
+
+    def call_in(self, delay_s: float, callback: Callback) -> None:
+        """Call `callback` once, `delay_s` from now."""
+        heapq.heappush(self._timers, (self._clock_ns() + int(delay_s * 1e9), next(self._order), callback))
+
+    def on_signals(self, handlers: dict[signal.Signals, Callback]) -> None:
+        """Run a handler in the loop, not in the interrupted code."""
+        reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+        for number in handlers:
+            signal.signal(number, lambda *_: None)
+
+        def arrived() -> None:
+            for number in os.read(reader, 256):
+                if number in handlers:
+                    handlers[signal.Signals(number)]()
+
+        self.add_reader(reader, arrived)
+
+    def stop(self) -> None:
+        self._running = False
+
+    def run(self) -> None:
+        """Until `stop`."""
+        self._running = True
+        pollin, events = zmq.POLLIN, zmq.EVENTS
+        wait = self._epoll.poll
+        while self._running:
+            self.turns += 1
+            pending = False
+            for sock, on_message in self._sockets:
+                turn = _TURN
+                while sock.get(events) & pollin:
+                    on_message()
+                    turn -= 1
+                    if not turn:
+                        pending = True
+                        break
+            # A handler of the second socket may have sent on the first: look at all of them once more when any spoke.
+            timeout = 0.0 if pending or self._any_readable() else self._until_next_timer()
+            for fd, _ in wait(timeout) if not self._busy_poll_ns or timeout == 0 else self._spin(timeout):
+                reader = self._readers.get(fd)
+                if reader is not None:
+                    reader()
+            if self._timers:
+                self._run_timers()
+
+    def _any_readable(self) -> bool:
+        return any(sock.get(zmq.EVENTS) & zmq.POLLIN for sock, _ in self._sockets)
+
+    def _spin(self, timeout: float) -> list[tuple[int, int]]:
+        """Poll without sleeping for a while: a core that stays awake answers sooner."""
+        until = self._clock_ns() + min(self._busy_poll_ns, int(timeout * 1e9))
+        while self._clock_ns() < until:
+            if ready := self._epoll.poll(0):
+                return ready
+        return self._epoll.poll(timeout)
+
+    def _until_next_timer(self) -> float:
+        if not self._timers:
+            return 1.0
+        return min(1.0, max(0.0, (self._timers[0][0] - self._clock_ns()) / 1e9))
+
+    def _run_timers(self) -> None:
+        now = self._clock_ns()
+        while self._timers and self._timers[0][0] <= now:
+            heapq.heappop(self._timers)[2]()

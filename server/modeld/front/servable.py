@@ -1,0 +1,340 @@
+"""One version with its workers: the queue in front of them, what is under way, and what happens when one dies.
+
+Small requests (up to SMALL_ROWS rows) have their own lane. Batching is opportunistic: what queued while the worker was
+busy goes to it as one matrix, and nothing waits for a batch to fill. A larger matrix goes as a memfd, one at a time a
+worker, and the worker looks for small packets between its slices.
+
+A worker that dies takes no request with it: what was under way is put back in front of the queue, once. A request that
+kills two workers gets an error.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import socket
+import struct
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+import numpy as np
+
+from modeld.errors import RequestError, retryable
+from modeld.swap.policy import TRANSITIONS, Pointer, State
+from modeld.wire.contract import Contract
+from modeld.work import ipc
+
+#: Requests up to this many rows are predicted in one go; larger ones slice by slice.
+SMALL_ROWS = 8
+#: Rows of small requests that go to a worker as one matrix at most.
+BATCH_ROWS = 16
+
+_VALUE = struct.Struct("<d")
+
+
+class Job:
+    """One admitted request; a subclass makes the reply from what the request was bound to when it was admitted.
+
+    Exactly one of `finish` and `refuse` is called, once.
+    """
+
+    __slots__ = ("admitted_ns", "attempts", "data", "deadline_ns", "queue_ns", "rows")
+
+    def __init__(self, data: bytes, rows: int, admitted_ns: int, deadline_ns: int | None) -> None:
+        self.data = data
+        self.rows = rows
+        self.admitted_ns = admitted_ns
+        self.deadline_ns = deadline_ns
+        self.attempts = 0
+        self.queue_ns = 0
+
+    def finish(self, tensors: list[bytes], predict_ns: int) -> None:
+        """The outputs: float64 bytes, one for each output of the contract, and how long the prediction took."""
+        raise NotImplementedError
+
+    def refuse(self, error: RequestError) -> None:
+        """There is no prediction, for this reason."""
+        raise NotImplementedError
+
+
+class WorkerLost(Exception):
+    """The worker's channel is at its end."""
+
+
+class Channel(Protocol):
+    """The front's end of one worker."""
+
+    sock: socket.socket
+    pid: int
+
+    def close(self, *, kill: bool) -> None: ...
+
+
+class Lane:
+    """What one worker has under way: at most one batch of small requests and one large matrix."""
+
+    __slots__ = ("bulk", "bulk_fd", "bulk_id", "channel", "since_ns", "small", "small_id", "small_rows")
+
+    def __init__(self, channel: Channel) -> None:
+        self.channel = channel
+        self.small: list[Job] | None = None
+        self.small_id = 0
+        self.small_rows = 0
+        self.bulk: Job | None = None
+        self.bulk_id = 0
+        self.bulk_fd = -1
+        #: When the worker last got something or said something.
+        self.since_ns = 0
+
+    @property
+    def busy(self) -> bool:
+        return self.small is not None or self.bulk is not None
+
+
+class Servable:
+    """A version that passed its trial. Owned by the front's loop; not thread-safe."""
+
+    def __init__(
+        self,
+        pointer: Pointer,
+        contract: Contract,
+        clock_ns: Callable[[], int],
+        *,
+        queue_requests: int,
+        queue_bytes: int,
+        on_bad_output: Callable[[Servable, str], str],
+    ) -> None:
+        self.pointer = pointer
+        self.contract = contract
+        self.state = State.READY
+        self.lanes: list[Lane] = []
+        self._small: deque[Job] = deque()
+        self._bulk: deque[Job] = deque()
+        self._queued_bytes = 0
+        self._queue_requests = queue_requests
+        self._queue_bytes = queue_bytes
+        self._clock_ns = clock_ns
+        self._next_id = 0
+        self._on_bad_output = on_bad_output
+        self._row_bytes = contract.n_features * 8
+        self._reply_bytes = contract.row_width * 8
+        self._inline_rows = min(SMALL_ROWS, ipc.INLINE_BYTES // max(self._row_bytes, self._reply_bytes))
+        self._batch_rows = min(BATCH_ROWS, ipc.INLINE_BYTES // max(self._row_bytes, self._reply_bytes))
+
+    def move(self, to: State) -> None:
+        """Change state. Raises ValueError for a transition that isn't legal."""
+        if to not in TRANSITIONS[self.state]:
+            raise ValueError(f"{self.contract.label}: {self.state} → {to} is no legal transition")
+        self.state = to
+
+    @property
+    def alive(self) -> bool:
+        return bool(self.lanes)
+
+    @property
+    def pending(self) -> int:
+        """Requests admitted and not yet answered."""
+        under_way = sum(len(lane.small or ()) + (lane.bulk is not None) for lane in self.lanes)
+        return len(self._small) + len(self._bulk) + under_way
+
+    def attach(self, channel: Channel) -> None:
+        """A proven worker joins; what waited goes to it."""
+        lane = Lane(channel)
+        self.lanes.append(lane)
+        self._feed(lane)
+
+    def submit(self, job: Job) -> None:
+        """Predict now or queue. Raises RequestError BUSY where the queue is full."""
+        if len(self._small) + len(self._bulk) >= self._queue_requests or (
+            self._queued_bytes + len(job.data) > self._queue_bytes and self.pending
+        ):
+            raise retryable("BUSY", f"{self.contract.label}: {self.pending} requests are waiting; try again or elsewhere")
+        if job.rows <= self._inline_rows:
+            if not self._small:
+                for lane in self.lanes:
+                    if lane.small is None:
+                        self._send_small(lane, [job], job.data, job.rows)
+                        return
+            self._small.append(job)
+        else:
+            self._bulk.append(job)
+        self._queued_bytes += len(job.data)
+        if job.rows > self._inline_rows:
+            for lane in self.lanes:
+                if lane.bulk is None:
+                    self._feed(lane)
+                    break
+
+    def hung(self, small_ns: int, row_ns: int) -> list[Lane]:
+        """Lanes whose worker has been silent for longer than any honest one."""
+        now = self._clock_ns()
+        return [
+            lane
+            for lane in self.lanes
+            if lane.busy and now - lane.since_ns > small_ns + (lane.bulk.rows * row_ns if lane.bulk else 0)
+        ]
+
+    def fail_all(self, error: Callable[[], RequestError]) -> None:
+        """Refuse everything that waits or is under way: exactly one error each."""
+        jobs = [*self._take_back(), *self._small, *self._bulk]
+        self._small.clear()
+        self._bulk.clear()
+        self._queued_bytes = 0
+        for job in jobs:
+            job.refuse(error())
+
+    def close(self, *, kill: bool) -> None:
+        for lane in self.lanes:
+            lane.channel.close(kill=kill)
+            if lane.bulk_fd >= 0:
+                os.close(lane.bulk_fd)
+        self.lanes.clear()
+
+    def on_packet(self, lane: Lane, packet: bytes) -> None:
+        """A RESULT or FAILED from a worker. Raises WorkerLost where it says what no sound worker would."""
+        if len(packet) < ipc.HEAD.size:
+            raise WorkerLost(f"a packet of {len(packet)} bytes")
+        kind, rows, _, _, job_id, ns = ipc.HEAD.unpack_from(packet)
+        if kind != ipc.RESULT:
+            raise WorkerLost(f"an unexpected packet of kind {kind}")
+        if lane.small is not None and job_id == lane.small_id:
+            batch, total = lane.small, lane.small_rows
+            if rows != total or len(packet) != ipc.HEAD.size + total * self._reply_bytes:
+                raise WorkerLost(f"{rows} rows in {len(packet)} bytes where {total} were asked for")
+            lane.small = None
+            if self._small:
+                self._feed(lane)  # the worker goes on while the replies are made
+            self._finish_small(batch, total, packet, ns)
+        elif lane.bulk is not None and job_id == lane.bulk_id:
+            self._finish_bulk(lane, lane.bulk, rows, ns)
+            self._feed(lane)
+        else:
+            raise WorkerLost(f"a result for job {job_id}, which isn't under way")
+
+    def on_death(self, lane: Lane) -> None:
+        """The worker is gone: its work goes back to the front of the queue, or is refused the second time."""
+        if lane in self.lanes:
+            self.lanes.remove(lane)
+        small, bulk = self._take_lane(lane)
+        for queue, jobs in ((self._small, small), (self._bulk, bulk)):
+            for job in reversed(jobs):
+                job.attempts += 1
+                if job.attempts > 1:
+                    incident = self._on_bad_output(self, "a request took two workers with it")
+                    job.refuse(
+                        RequestError("INTERNAL", f"{self.contract.label}: the prediction failed", incident=incident)
+                    )
+                else:
+                    queue.appendleft(job)
+                    self._queued_bytes += len(job.data)
+        for other in list(self.lanes):
+            self._feed(other)
+
+    def _take_back(self) -> list[Job]:
+        return [job for lane in self.lanes for jobs in self._take_lane(lane) for job in jobs]
+
+    @staticmethod
+    def _take_lane(lane: Lane) -> tuple[list[Job], list[Job]]:
+        small, lane.small = lane.small or [], None
+        bulk, lane.bulk = [lane.bulk] if lane.bulk is not None else [], None
+        if lane.bulk_fd >= 0:
+            os.close(lane.bulk_fd)
+            lane.bulk_fd = -1
+        return small, bulk
+
+    def _feed(self, lane: Lane) -> None:
+        """Give `lane` what waits."""
+        if lane.small is None and self._small:
+            batch: list[Job] = []
+            rows = 0
+            now = self._clock_ns()
+            while self._small and rows + self._small[0].rows <= self._batch_rows:
+                job = self._small.popleft()
+                self._queued_bytes -= len(job.data)
+                if self._expired(job, now):
+                    continue
+                batch.append(job)
+                rows += job.rows
+            if batch:
+                data = batch[0].data if len(batch) == 1 else b"".join([job.data for job in batch])
+                self._send_small(lane, batch, data, rows)
+        while lane.bulk is None and self._bulk:
+            job = self._bulk.popleft()
+            self._queued_bytes -= len(job.data)
+            if not self._expired(job, self._clock_ns()):
+                self._send_bulk(lane, job)
+
+    def _expired(self, job: Job, now: int) -> bool:
+        if job.deadline_ns is None or now < job.deadline_ns:
+            return False
+        waited = (now - job.admitted_ns) // 1000
+        job.refuse(retryable("DEADLINE_EXCEEDED", f"{self.contract.label}: waited {waited} µs; nothing was computed"))
+        return True
+
+    def _send_small(self, lane: Lane, batch: list[Job], data: bytes, rows: int) -> None:
+        self._next_id += 1
+        lane.small, lane.small_id, lane.small_rows = batch, self._next_id, rows
+        now = self._clock_ns()
+        for job in batch:
+            job.queue_ns = now - job.admitted_ns
+        lane.since_ns = now
+        packet = ipc.HEAD.pack(ipc.PREDICT, rows, self.contract.n_features, 0, self._next_id, 0) + data
+        # A worker that is gone shows by its channel's end of file, which puts the batch back; the socket buffer
+        # holds all that a lane may have under way, so a full one is a hung worker, and the sweep ends that.
+        with contextlib.suppress(OSError):
+            lane.channel.sock.send(packet)
+
+    def _send_bulk(self, lane: Lane, job: Job) -> None:
+        self._next_id += 1
+        lane.since_ns = self._clock_ns()
+        job.queue_ns = lane.since_ns - job.admitted_ns
+        fd = os.memfd_create("modeld-matrix", os.MFD_CLOEXEC)
+        lane.bulk, lane.bulk_id, lane.bulk_fd = job, self._next_id, fd
+        os.ftruncate(fd, len(job.data) + job.rows * self._reply_bytes)
+        os.pwrite(fd, job.data, 0)
+        packet = ipc.head(ipc.PREDICT_MEMFD, rows=job.rows, columns=self.contract.n_features, job=self._next_id)
+        with contextlib.suppress(OSError):  # as in _send_small
+            socket.send_fds(lane.channel.sock, [packet], [fd])
+
+    def _finish_small(self, batch: list[Job], total: int, packet: bytes, ns: int) -> None:
+        if len(packet) == ipc.HEAD.size + 8:  # one row, one value: the common case
+            job = batch[0]
+            if math.isfinite(_VALUE.unpack_from(packet, ipc.HEAD.size)[0]):
+                job.finish([packet[ipc.HEAD.size :]], ns)
+            else:
+                self._refuse_non_finite(job)
+            return
+        self._split(batch, total, memoryview(packet)[ipc.HEAD.size :], ns)
+
+    def _finish_bulk(self, lane: Lane, job: Job, rows: int, ns: int) -> None:
+        size = job.rows * self._reply_bytes
+        # Our own copy: what the worker writes into the memfd from now on doesn't matter.
+        data = os.pread(lane.bulk_fd, size, len(job.data))
+        if rows != job.rows or len(data) != size:
+            raise WorkerLost(f"{len(data)} bytes of outputs for {job.rows} rows")
+        os.close(lane.bulk_fd)
+        lane.bulk, lane.bulk_fd = None, -1
+        self._split([job], rows, memoryview(data), ns)
+
+    def _split(self, batch: list[Job], total: int, data: memoryview, ns: int) -> None:
+        """Outputs lie one after the other, each over all rows of the batch: every job gets its rows of each."""
+        finite = np.isfinite(np.frombuffer(data, np.float64)).all()
+        first = 0
+        for job in batch:
+            tensors: list[bytes] = []
+            at = 0
+            for _, width in self.contract.outputs:
+                row = (width or 1) * 8
+                tensors.append(bytes(data[at + first * row : at + (first + job.rows) * row]))
+                at += total * row
+            first += job.rows
+            if finite or all(np.isfinite(np.frombuffer(tensor)).all() for tensor in tensors):
+                job.finish(tensors, ns)
+            else:
+                self._refuse_non_finite(job)
+
+    def _refuse_non_finite(self, job: Job) -> None:
+        incident = self._on_bad_output(self, "an output isn't finite")
+        job.refuse(RequestError("INTERNAL", f"{self.contract.label}: an output isn't finite", incident=incident))

@@ -1,0 +1,203 @@
+"""The front's side of the zygote: ask for workers, learn how they ended, make a new zygote when one is gone.
+
+A fork is asked for and not waited for: the worker's channel exists before the worker does, and what is sent on it
+waits there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+
+import msgspec
+
+from modeld import log
+from modeld.front.loop import Loop
+from modeld.work import ipc, zygote
+
+#: Seconds between a zygote's death and the next one, so that one that can't start doesn't spin.
+_RESPAWN_S = 0.25
+
+
+class Worker:
+    """One worker as the front sees it: its channel, its pid, and how it ended.
+
+    `on_packet` and `on_end` are called from the loop; `on_end` exactly once, after the last packet, with a
+    sentence that says how the process ended.
+    """
+
+    def __init__(self, spawner: Spawner, sock: socket.socket, token: int) -> None:
+        self.sock = sock
+        self.token = token
+        self.pid = 0
+        self.pidfd = -1
+        self.on_packet: Callable[[bytes], None] = lambda _: None
+        self.on_end: Callable[[str], None] = lambda _: None
+        self.ended: str | None = None
+        self._spawner = spawner
+        self._open = True
+
+    def send(self, packet: bytes) -> None:
+        """Send it a packet; one that is gone shows by its end of file."""
+        with contextlib.suppress(OSError):
+            self.sock.send(packet)
+
+    def close(self, *, kill: bool = False) -> None:
+        """Let the worker go: it exits at end of file; with `kill` it is killed, whatever it does. `on_end` isn't called."""
+        self.on_end = lambda _: None
+        if kill:
+            self.kill()
+        self._shut()
+
+    def kill(self) -> None:
+        """End the process now; `on_end` follows as for any death."""
+        if self.pidfd >= 0:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+        elif self.ended is None:
+            self._spawner.kill_when_forked.add(self.token)
+
+    def _shut(self) -> None:
+        if self._open:
+            self._open = False
+            self._spawner.loop.remove_reader(self.sock.fileno())
+            self.sock.close()
+
+    def _readable(self) -> None:
+        try:
+            packet = self.sock.recv(ipc.MAX_PACKET)
+        except BlockingIOError:
+            return
+        except OSError:
+            packet = b""
+        if packet:
+            self.on_packet(packet)
+            return
+        self._shut()
+        if self.ended is not None:
+            self._end(self.ended)
+        else:
+            # The zygote's word on how it ended is on its way; without a zygote there is none.
+            self._spawner.loop.call_in(0.2, lambda: self._end(self.ended or "the worker died"))
+
+    def _end(self, how: str) -> None:
+        self._shut()
+        callback, self.on_end = self.on_end, lambda _: None
+        callback(how)
+
+    def reaped(self, status: int) -> None:
+        self.ended = describe_exit(status)
+        if self.pidfd >= 0:
+            os.close(self.pidfd)
+            self.pidfd = -1
+        if not self._open:
+            self._end(self.ended)
+
+
+def describe_exit(status: int) -> str:
+    """A waitpid status in words: 'the worker was killed by SIGABRT'."""
+    if os.WIFSIGNALED(status):
+        return f"the worker was killed by {signal.Signals(os.WTERMSIG(status)).name}"
+    return f"the worker exited with status {os.waitstatus_to_exitcode(status)}"
+
+
+class Spawner:
+    """Makes workers through a zygote. Owned by the loop."""
+
+    def __init__(self, loop: Loop) -> None:
+        self.loop = loop
+        self.kill_when_forked: set[int] = set()
+        self.zygote_pid = 0
+        self.zygote_restarts = 0
+        self._workers: dict[int, Worker] = {}
+        self._token = 0
+        self._closing = False
+        self._log = log.get()
+        self._start_zygote()
+
+    def spawn(self) -> Worker:
+        """A new worker; its first packet must be a TRIAL."""
+        self._token += 1
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.setblocking(False)
+        worker = Worker(self, ours, self._token)
+        self._workers[self._token] = worker
+        self.loop.add_reader(ours.fileno(), worker._readable)
+        with theirs, contextlib.suppress(OSError):  # a zygote that is gone shows as this worker's end of file
+            socket.send_fds(self._control, [msgspec.json.encode(zygote.Fork(self._token))], [theirs.fileno()])
+        return worker
+
+    def close(self) -> None:
+        """End the zygote; workers end when their channels do."""
+        self._closing = True
+        self.loop.remove_reader(self._control.fileno())
+        self._control.close()
+        try:
+            self._process.wait(2)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def _start_zygote(self) -> None:
+        self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        environment = {k: v for k, v in os.environ.items() if k not in ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")}
+        environment |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "modeld.work.zygote", str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=sys.stderr.fileno(),
+            )
+        self._control.setblocking(False)
+        self.zygote_pid = self._process.pid
+        self.loop.add_reader(self._control.fileno(), self._from_zygote)
+
+    def _from_zygote(self) -> None:
+        try:
+            data, fds, _, _ = socket.recv_fds(self._control, 65536, 1)
+        except BlockingIOError:
+            return
+        except OSError:
+            data, fds = b"", []
+        if not data:
+            self._zygote_died()
+            return
+        answer = msgspec.json.decode(data, type=zygote.Answer)
+        if isinstance(answer, zygote.Imported):
+            return
+        worker = self._workers.get(answer.token)
+        if isinstance(answer, zygote.Forked):
+            if worker is None:
+                os.close(fds[0])
+                return
+            worker.pid, worker.pidfd = answer.pid, fds[0]
+            if answer.token in self.kill_when_forked:
+                self.kill_when_forked.discard(answer.token)
+                worker.kill()
+        elif worker is not None:
+            del self._workers[answer.token]
+            worker.reaped(answer.status)
+
+    def _zygote_died(self) -> None:
+        """Workers live on; the next fork needs a new zygote."""
+        self.loop.remove_reader(self._control.fileno())
+        self._control.close()
+        status = self._process.wait()
+        if self._closing:
+            return
+        self.zygote_restarts += 1
+        self._log.warning(log.ZYGOTE_DIED, pid=self.zygote_pid, status=status)
+        self._control = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)[0]
+        self.loop.call_in(_RESPAWN_S, self._restart_zygote)
+
+    def _restart_zygote(self) -> None:
+        if not self._closing:
+            self._start_zygote()
+            self._log.info(log.ZYGOTE_STARTED, pid=self.zygote_pid)

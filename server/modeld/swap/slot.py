@@ -1,0 +1,509 @@
+"""One model in the daemon: what is wanted, what serves, what is warm, what is on trial; and the acts of the policy.
+
+Everything that touches the outside (workers, the source, events, timers) goes through `Ports`, so that a test can run
+this with a seed and no process. Owned by one thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from modeld.errors import RequestError, retryable
+from modeld.swap.policy import Act, OnTrial, Pointer, Resident, State, View, next_action
+from modeld.wire.contract import Contract
+
+#: Waits before the second, third, … try to replace a dead worker. Seconds.
+_REVIVAL_BACKOFF_S = (0.0, 0.1, 0.5, 1.0)
+#: Failed revivals in a row after which the version counts as lost.
+_LOST_AFTER = 2
+#: A swap or a rejection counts as the outcome of a reload that comes this much later. Seconds.
+_NEWS_S = 30.0
+#: Wait before a failed write to the source is tried again. Seconds.
+_WRITE_BACKOFF_S = 1.0
+
+
+class Served(Protocol):
+    """What a slot needs of a version that passed its trial (the front's Servable)."""
+
+    pointer: Pointer
+    contract: Contract
+    state: State
+
+    @property
+    def alive(self) -> bool: ...
+    @property
+    def pending(self) -> int: ...
+    def move(self, to: State) -> None: ...
+    def fail_all(self, error: Callable[[], RequestError]) -> None: ...
+    def close(self, *, kill: bool) -> None: ...
+
+
+class Candidate(Protocol):
+    """A trial under way: it reports to the slot that started it."""
+
+    def drop(self) -> None:
+        """End it; it reports nothing more."""
+
+
+class Ports(Protocol):
+    """The outside of a slot."""
+
+    def clock_ns(self) -> int: ...
+    def now(self) -> str:
+        """Wall clock, RFC 3339 UTC."""
+        ...
+
+    def call_in(self, delay_s: float, callback: Callable[[], None]) -> None: ...
+    def start_trial(self, pointer: Pointer, trial: Trial) -> Candidate: ...
+    def join(self, served: Any, worker: Any) -> None:
+        """A proven worker joins a version that serves already."""
+        ...
+
+    def write(self, model: str, expect: str, to: str | None, mark_failed: bool, reason: str, actor: str,
+              done: Callable[[WriteOutcome], None]) -> None: ...  # fmt: skip
+    def event(self, kind: str, model: str, **fields: Any) -> None: ...
+    def log(self, event: str, **fields: Any) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class WriteOutcome:
+    """What came of a write to the source; `code` None: it was done."""
+
+    code: str | None = None
+    error: str | None = None
+    from_version: str | None = None
+    to_version: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """What a request is bound to when it is admitted: a version under a generation. Immutable."""
+
+    generation: int
+    served: Any
+    contract: Contract
+    digest: str
+    revision: int
+    since: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    version: str
+    digest: str
+    stage: str
+    reason: str
+    at: str
+
+
+@dataclass(slots=True)
+class Trial:
+    """A candidate version, or a fresh worker of the one that serves; the edge fills in how it goes."""
+
+    pointer: Pointer
+    started_ns: int
+    report: Callable[[Trial], None]
+    state: State = State.ABSENT
+    outcome: Literal["ready", "rejected"] | None = None
+    stage: str = ""
+    reason: str = ""
+    served: Any = None
+    worker: Any = None
+    #: What the worker's proof said of itself (milliseconds by stage).
+    stages_ms: dict[str, float] = field(default_factory=dict)
+    candidate: Candidate | None = None
+
+    def reached(self, state: State) -> None:
+        self.state = state
+
+    def passed(self, served: Any, worker: Any, stages_ms: dict[str, float]) -> None:
+        self.state, self.outcome = State.READY, "ready"
+        self.served, self.worker, self.stages_ms = served, worker, stages_ms
+        self.report(self)
+
+    def failed(self, stage: str, reason: str) -> None:
+        self.state, self.outcome = State.REJECTED, "rejected"
+        self.stage, self.reason = stage, reason
+        self.report(self)
+
+
+class Slot:
+    """The versions of one model, and the policy's hands."""
+
+    def __init__(
+        self,
+        model: str,
+        ports: Ports,
+        *,
+        actor: str,
+        rollback_on_reject: bool,
+        allow_schema_change: bool,
+        probation_s: float,
+        probation_requests: int,
+    ) -> None:
+        self.model = model
+        self.desired: Pointer | None = None
+        self.serving: Binding | None = None
+        self.warm: Binding | None = None
+        self.trial: Trial | None = None
+        self.revival: Trial | None = None
+        self.retiring: list[Any] = []
+        self.rejected: dict[str, Rejection] = {}
+        self.last_rejection: Rejection | None = None
+        self.held: str | None = None
+        self.condemned: str | None = None
+        self.generation = 0
+        self.degraded: dict[str, str] = {}
+        self._news: tuple[str, int] | None = None
+        #: Called after every reconcile that ends with nothing under way.
+        self.waiters: list[Callable[[], bool]] = []
+        self._ports = ports
+        self._actor = actor
+        self._rollback_on_reject = rollback_on_reject
+        self._allow_schema_change = allow_schema_change
+        self._probation_s = probation_s
+        self._probation_requests = probation_requests
+        self._probation_until_ns = 0
+        self._probation_left = 0
+        self._revival_failures = 0
+        self._revival_due_ns = 0
+        self._writing = False
+        self._write_due_ns = 0
+
+    # -- what happened
+
+    def observe(self, desired: Pointer | None) -> None:
+        """The source says this now. None: it names no version, and what serves goes on serving."""
+        self.desired = desired
+        self.reconcile()
+
+    def worker_died(self, served: Any, how: str) -> None:
+        """A worker of a resident version is gone."""
+        self._ports.log("worker_died", model=self.model, version=served.contract.version, how=how)
+        if self.serving is not None and served is self.serving.served and not served.alive:
+            if self.on_probation and self.warm is not None and self.warm.served.alive:
+                self.condemned = f"{how} in probation"
+        elif self.warm is not None and served is self.warm.served and not served.alive:
+            served.fail_all(self._gone)
+            self._retire(served)
+            self.warm = None
+        elif served in self.retiring and not served.alive:
+            served.fail_all(self._gone)
+        self.reconcile()
+
+    def bad_output(self, served: Any, what: str) -> None:
+        """A served version said what it must not say."""
+        if self.serving is not None and served is self.serving.served and self.on_probation:
+            self.condemned = f"{what} in probation"
+            self._ports.call_in(0, self.reconcile)
+
+    def replied(self) -> None:
+        """A reply by the serving version, while on probation."""
+        self._probation_left -= 1
+
+    @property
+    def on_probation(self) -> bool:
+        return self._probation_left > 0 and self._ports.clock_ns() < self._probation_until_ns
+
+    @property
+    def settled(self) -> bool:
+        """Nothing is under way."""
+        return self.trial is None and not self._writing
+
+    def take_news(self) -> str | None:
+        """`swapped` or `rejected` if that happened lately and nobody was told: what a reload has to answer.
+
+        Events are quicker than an operator: by the time that a reload arrives, what it asks for is often done.
+        """
+        news, self._news = self._news, None
+        if news is None or self._ports.clock_ns() - news[1] > _NEWS_S * 1e9:
+            return None
+        return news[0]
+
+    def view(self) -> View:
+        now = self._ports.clock_ns()
+        serving = warm = None
+        if (binding := self.serving) is not None:
+            alive = binding.served.alive
+            serving = Resident(
+                binding.contract.version,
+                binding.digest,
+                binding.revision,
+                alive=alive,
+                revivable=not alive and self.revival is None and now >= self._revival_due_ns,
+                lost=not alive and self._revival_failures >= _LOST_AFTER,
+            )
+        if self.warm is not None:
+            warm = Resident(
+                self.warm.contract.version, self.warm.digest, self.warm.revision, alive=self.warm.served.alive
+            )
+        return View(
+            desired=self.desired,
+            serving=serving,
+            warm=warm,
+            trial=OnTrial(self.trial.pointer.digest, self.trial.outcome) if self.trial is not None else None,
+            rejected=frozenset(self.rejected),
+            held=self.held is not None,
+            condemned=self.condemned is not None,
+            may_write=self._rollback_on_reject and not self._writing and now >= self._write_due_ns,
+        )
+
+    def reconcile(self) -> None:
+        """Act until all is as wanted, or as near as it can be now."""
+        while (act := next_action(self.view())) is not None:
+            _ACTS[act](self)
+        if self.settled:
+            self.waiters = [waiter for waiter in self.waiters if not waiter()]
+
+    def tick(self) -> None:
+        """Now and then: what drained gets warm or is retired, and what was put off is looked at again."""
+        if self.warm is not None and self.warm.served.state == State.DRAINING and not self.warm.served.pending:
+            self.warm.served.move(State.WARM)
+        for served in [served for served in self.retiring if not served.pending]:
+            self.retiring.remove(served)
+            served.close(kill=False)
+        self.reconcile()
+
+    def close(self) -> None:
+        """Let every worker go."""
+        for trial in (self.trial, self.revival):
+            if trial is not None and trial.candidate is not None:
+                trial.candidate.drop()
+        self.trial = self.revival = None
+        resident = [binding.served for binding in (self.warm, self.serving) if binding is not None]
+        for served in [*self.retiring, *resident]:
+            served.close(kill=False)
+
+    # -- the acts
+
+    def _start_trial(self) -> None:
+        assert self.desired is not None
+        self._ports.log("trial_started", model=self.model, version=self.desired.version, revision=self.desired.revision)
+        self.trial = Trial(self.desired, self._ports.clock_ns(), self._trial_over)
+        self.trial.candidate = self._ports.start_trial(self.desired, self.trial)
+
+    def _trial_over(self, trial: Trial) -> None:
+        if trial is not self.trial:
+            return
+        if trial.outcome == "ready":
+            self._check_contract(trial)
+        self.reconcile()
+
+    def _check_contract(self, trial: Trial) -> None:
+        """Other features than the clients of the serving version send: a rejection, unless that was meant."""
+        if self.serving is None or self._allow_schema_change or trial.pointer.allow_schema_change:
+            return
+        old, new = self.serving.contract, trial.served.contract
+        if old.features != new.features:
+            trial.outcome, trial.state, trial.stage = "rejected", State.REJECTED, "validating"
+            trial.reason = describe_schema_change(old, new)
+
+    def _drop_trial(self) -> None:
+        assert self.trial is not None
+        self._ports.log("trial_dropped", model=self.model, version=self.trial.pointer.version, state=str(self.trial.state))
+        self._end_trial()
+
+    def _end_trial(self) -> None:
+        trial, self.trial = self.trial, None
+        if trial is not None and trial.candidate is not None:
+            trial.candidate.drop()
+
+    def _reject(self) -> None:
+        trial = self.trial
+        assert trial is not None
+        self._end_trial()
+        self._remember(trial.pointer, trial.stage, trial.reason)
+
+    def _remember(self, pointer: Pointer, stage: str, reason: str) -> None:
+        rejection = Rejection(pointer.version, pointer.digest, stage, reason, self._ports.now())
+        self.rejected[pointer.digest] = self.last_rejection = rejection
+        self._news = ("rejected", self._ports.clock_ns())
+        serving = self.serving.contract.version if self.serving is not None else None
+        self._ports.log(
+            "rejected", model=self.model, version=pointer.version, stage=stage, reason=reason, serving=serving,
+            digest=pointer.digest,
+        )  # fmt: skip
+        self._ports.event(
+            "rejected", self.model, **{"from": serving, "to": pointer.version}, generation=self.generation,
+            digest=pointer.digest, reason=f"{stage}: {reason}", actor=self._actor,
+        )  # fmt: skip
+
+    def _swap(self) -> None:
+        trial = self.trial
+        assert trial is not None
+        assert self.desired is not None
+        self.trial = None
+        took_ms = (self._ports.clock_ns() - trial.started_ns) / 1e6
+        if self.serving is not None:
+            self._news = ("swapped", self._ports.clock_ns())
+        self._ports.join(trial.served, trial.worker)
+        self._serve(trial.served, self.desired, "swap", trial_ms=round(took_ms, 1), stages_ms=trial.stages_ms)
+        self._begin_probation()
+
+    def _swap_to_warm(self) -> None:
+        assert self.desired is not None
+        assert self.warm is not None
+        served, self.warm = self.warm.served, None
+        self._news = ("swapped", self._ports.clock_ns())
+        self._serve(served, self.desired, "rollback")
+
+    def _fall_back(self) -> None:
+        assert self.serving is not None
+        assert self.warm is not None
+        failed, reason = self.serving.served.pointer, self.condemned or "its workers keep dying"
+        served, self.warm = self.warm.served, None
+        self._remember(failed, "probation", reason)
+        self._serve(served, served.pointer, "rollback", reason=reason, actor=self._actor)
+
+    def _serve(self, served: Any, pointer: Pointer, kind: str, **fields: Any) -> None:
+        """The swap: one assignment, between two requests. Everything else here is about the version before."""
+        old = self.serving
+        self.generation = max(pointer.revision, self.generation + 1)
+        served.move(State.SERVING)
+        self.serving = Binding(
+            self.generation, served, served.contract, served.pointer.digest, pointer.revision, self._ports.now()
+        )
+        self.condemned = None
+        self._probation_left = 0
+        self._end_revival()
+        if old is not None:
+            self._put_aside(old)
+        told = {
+            "from": old.contract.version if old is not None else None,
+            "to": served.contract.version,
+            "generation": self.generation,
+            "digest": served.pointer.digest,
+            "reason": fields.pop("reason", pointer.reason),
+            "actor": fields.pop("actor", pointer.actor),
+        }
+        self._ports.log("swapped" if kind == "swap" else "rolled_back", model=self.model, **told, **fields)
+        self._ports.event(kind, self.model, **told)
+
+    def _put_aside(self, old: Binding) -> None:
+        """The version that served becomes the warm one, and the warm one before it is retired."""
+        if self.warm is not None:
+            self._retire(self.warm.served)
+            self.warm = None
+        if not old.served.alive:
+            old.served.fail_all(self._gone)
+        if old.served.alive and old.digest not in self.rejected:
+            old.served.move(State.DRAINING)
+            self.warm = old
+        else:
+            self._retire(old.served)
+
+    def _retire(self, served: Any) -> None:
+        self._ports.log("version_retired", model=self.model, version=served.contract.version)
+        served.move(State.RETIRED)
+        self.retiring.append(served)
+
+    def _gone(self) -> RequestError:
+        return retryable("NOT_READY", f"{self.model}: the version that took the request is gone; send it again")
+
+    def _relabel(self) -> None:
+        assert self.serving is not None
+        assert self.desired is not None
+        old = self.serving
+        self.generation = max(self.desired.revision, self.generation)
+        self.serving = Binding(
+            self.generation, old.served, old.contract, old.digest, self.desired.revision, old.since
+        )
+        self._ports.log("relabelled", model=self.model, version=old.contract.version, generation=self.generation)
+        self._ports.event(
+            "state", self.model, **{"from": old.contract.version, "to": old.contract.version},
+            generation=self.generation, digest=old.digest, reason=self.desired.reason, actor=self.desired.actor,
+        )  # fmt: skip
+
+    def _begin_probation(self) -> None:
+        self._probation_left = self._probation_requests
+        self._probation_until_ns = self._ports.clock_ns() + int(self._probation_s * 1e9)
+
+    def _revive(self) -> None:
+        assert self.serving is not None
+        served = self.serving.served
+        self._ports.log("reviving_worker", model=self.model, version=served.contract.version)
+        self.revival = Trial(served.pointer, self._ports.clock_ns(), self._revival_over)
+        self.revival.candidate = self._ports.start_trial(served.pointer, self.revival)
+
+    def _revival_over(self, revival: Trial) -> None:
+        if revival is not self.revival:
+            return
+        self.revival = None
+        assert self.serving is not None
+        served = self.serving.served
+        if revival.outcome == "ready" and revival.served.contract == served.contract:
+            self._revival_failures = 0
+            self._ports.log("revived_worker", model=self.model, version=served.contract.version)
+            self.degraded.pop("worker", None)
+            self._ports.join(served, revival.worker)
+        else:
+            if revival.candidate is not None:
+                revival.candidate.drop()
+            self._revival_failures += 1
+            self.degraded["worker"] = f"no worker of {served.contract.version}: {revival.reason}"
+            delay_s = _REVIVAL_BACKOFF_S[min(self._revival_failures, len(_REVIVAL_BACKOFF_S) - 1)]
+            self._revival_due_ns = self._ports.clock_ns() + int(delay_s * 1e9)
+            if self._revival_failures >= _LOST_AFTER:
+                served.fail_all(self._gone)
+            self._ports.call_in(delay_s, self.reconcile)
+        self.reconcile()
+
+    def _end_revival(self) -> None:
+        self._revival_failures = 0
+        self.degraded.pop("worker", None)
+        revival, self.revival = self.revival, None
+        if revival is not None and revival.candidate is not None:
+            revival.candidate.drop()
+
+    def _write_rollback(self) -> None:
+        """Point the source back to what serves, if it still names what was rejected."""
+        assert self.serving is not None
+        assert self.desired is not None
+        rejection = self.rejected[self.desired.digest]
+        reason = f"{rejection.stage}: {rejection.reason}"
+        self._writing = True
+
+        def done(outcome: WriteOutcome) -> None:
+            self._writing = False
+            if outcome.code is None:
+                self.degraded.pop("source", None)
+                told = {"from": outcome.from_version, "to": outcome.to_version, "generation": self.generation}
+                self._ports.log("rolled_back", model=self.model, **told, reason=reason, actor=self._actor)
+                digest = self.serving.digest if self.serving else None
+                self._ports.event("rollback", self.model, **told, digest=digest, reason=reason, actor=self._actor)
+            elif outcome.code != "conflict":
+                # A conflict means that the pointer has moved on: what it names now is on its way to us.
+                self.degraded["source"] = f"the rejection of {rejection.version} isn't written: {outcome.error}"
+                self._ports.log("source_write_failed", model=self.model, error=outcome.error)
+            if outcome.code is not None:
+                self._write_due_ns = self._ports.clock_ns() + int(_WRITE_BACKOFF_S * 1e9)
+                self._ports.call_in(_WRITE_BACKOFF_S, self.reconcile)
+            self.reconcile()
+
+        self._ports.write(
+            self.model, self.desired.version, self.serving.contract.version, True, reason, self._actor, done
+        )
+
+
+_ACTS: dict[Act, Callable[[Slot], None]] = {
+    Act.DROP_TRIAL: Slot._drop_trial,
+    Act.REJECT: Slot._reject,
+    Act.SWAP: Slot._swap,
+    Act.SWAP_TO_WARM: Slot._swap_to_warm,
+    Act.RELABEL: Slot._relabel,
+    Act.FALL_BACK: Slot._fall_back,
+    Act.REVIVE: Slot._revive,
+    Act.WRITE_ROLLBACK: Slot._write_rollback,
+    Act.START_TRIAL: Slot._start_trial,
+}
+
+
+def describe_schema_change(old: Contract, new: Contract) -> str:
+    """How the features differ, in one sentence."""
+    added = [name for name in new.features if name not in old.index]
+    gone = [name for name in old.features if name not in new.index]
+    if added or gone:
+        return f"other features than {old.version}: {len(added)} new {added[:3]}, {len(gone)} gone {gone[:3]}"
+    return f"the features of {old.version} in another order"

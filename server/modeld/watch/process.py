@@ -1,0 +1,107 @@
+"""The watcher's loop: look when an event wakes it, when the front asks, and every `poll_interval_s` in any case."""
+
+from __future__ import annotations
+
+import os
+import selectors
+import signal
+import socket
+import sys
+import time
+
+from modelreg import RegistryError
+
+from modeld.watch import messages
+from modeld.watch.events import Events
+from modeld.watch.messages import Begin, Look, Observed, Write, Written
+from modeld.watch.source import PointerSource, RegistrySource
+from modeld.work import prctl
+
+#: After the first event of a burst, wait this long for the rest of it. Armed once: events can't starve it. Seconds.
+_SETTLE_S = 0.001
+
+
+def main() -> None:
+    """Serve the front on the descriptor that the command line names, until end of file."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    prctl.set_name("modeld-watcher")
+    front = socket.socket(fileno=int(sys.argv[1]))
+    begin = messages.decode_to_watcher(front.recv(messages.MAX_MESSAGE))
+    assert isinstance(begin, Begin)
+    reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    events = Events(writer, enabled=begin.watch.inotify)
+    try:
+        Watcher(front, RegistrySource(begin.source), events, begin.watch.poll_interval_s).run(reader)
+    finally:
+        events.close()
+
+
+class Watcher:
+    """One source, one front."""
+
+    def __init__(self, front: socket.socket, source: PointerSource, events: Events, poll_interval_s: float) -> None:
+        self._front = front
+        self._source = source
+        self._events = events
+        self._poll_interval_s = poll_interval_s
+        self._last: bytes = b""
+
+    def run(self, wake: int) -> None:
+        selector = selectors.DefaultSelector()
+        selector.register(self._front, selectors.EVENT_READ)
+        selector.register(wake, selectors.EVENT_READ)
+        next_poll = 0.0
+        while True:
+            ready = {key.fd for key, _ in selector.select(max(0.0, next_poll - time.monotonic()))}
+            if wake in ready:
+                time.sleep(_SETTLE_S)
+                os.read(wake, 65536)
+            if self._front.fileno() in ready:
+                packet = self._front.recv(messages.MAX_MESSAGE)
+                if not packet:
+                    return
+                self._answer(messages.decode_to_watcher(packet))
+                continue
+            if time.monotonic() >= next_poll:
+                # Armed before looking: what changes in between is seen by one or the other.
+                self._events.arm(self._source.directories())
+                next_poll = time.monotonic() + self._poll_interval_s
+            self._look(None)
+
+    def _answer(self, message: messages.ToWatcher) -> None:
+        if isinstance(message, Look):
+            self._look(message.token)
+        elif isinstance(message, Write):
+            written = self._write(message)
+            self._look(None)  # the front learns the new pointer before it learns that the write is done
+            self._front.send(messages.encode(written))
+
+    def _look(self, token: int | None) -> None:
+        """Tell the front what the source says, if that is news or was asked for."""
+        try:
+            pointers, broken = self._source.look()
+            observed = Observed(pointers, self._events.mode, broken=broken)
+        except (RegistryError, OSError) as e:
+            observed = Observed([], self._events.mode, error=str(e))
+        packet = messages.encode(observed)
+        if packet == self._last and token is None:
+            return
+        self._last = packet
+        observed.token = token
+        self._front.send(messages.encode(observed) if token is not None else packet)
+
+    def _write(self, request: Write) -> Written:
+        try:
+            return self._source.write(request)
+        except RegistryError as e:
+            return Written(request.token, request.model, code=e.code, error=str(e))
+        except OSError as e:
+            return Written(request.token, request.model, code="store_unavailable", error=str(e))
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (BrokenPipeError, ConnectionResetError):
+        sys.exit(0)

@@ -1,0 +1,1 @@
+"""The ZeroMQ protocol: frames to requests, results to frames. No sockets here."""

@@ -1,0 +1,112 @@
+"""The proof that a version gets before it serves: verify, load, validate, in the worker that will serve it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from modelreg import golden as golden_rows
+from modelreg import loaders
+from modelreg.errors import RegistryError
+from modelreg.sealed import read_sealed
+
+from modeld.work import ipc
+from modeld.work.engine import Engine, Matrix
+
+#: Rows made up for the proof where a version has no golden rows: all zero, all NaN, all one.
+_STAND_IN_ROWS = (0.0, np.nan, 1.0)
+
+
+class TrialFailed(Exception):
+    """The version can't be served; the message says why."""
+
+    def __init__(self, stage: str, reason: str) -> None:
+        super().__init__(reason)
+        self.stage = stage
+
+
+def prove(trial: ipc.Trial, stage: Callable[[str], None]) -> tuple[Engine, ipc.Ready]:
+    """Verify, load and validate `trial`; report each stage as it begins.
+
+    Raises:
+        TrialFailed: with the stage and the reason. A model that kills its loader kills this process instead.
+    """
+    timings: dict[str, float] = {}
+
+    @contextmanager
+    def timed(name: str) -> Iterator[None]:
+        stage(name)
+        start = time.perf_counter()
+        try:
+            yield
+        except (RegistryError, OSError) as e:
+            raise TrialFailed(name, str(e)) from e
+        except MemoryError as e:
+            raise TrialFailed(name, f"out of memory: trial.memory_limit_mb is {trial.memory_limit_mb}") from e
+        timings[name] = round((time.perf_counter() - start) * 1e3, 3)
+
+    with timed("verifying"):
+        sealed = read_sealed(Path(trial.directory), expect_digest=trial.digest, max_bytes=trial.max_bytes)
+    with timed("loading"):
+        model = loaders.load(sealed)
+    with timed("validating"):
+        data = sealed.files.get("golden.npz")
+        golden = golden_rows.load(data) if data is not None else None
+        features = list(sealed.metadata.features)
+        if model.n_features != len(features):
+            raise TrialFailed(
+                "validating", f"the model takes {model.n_features} features, metadata.json lists {len(features)}"
+            )
+        rows = golden.rows if golden is not None else np.repeat(np.array(_STAND_IN_ROWS)[:, None], len(features), 1)
+        if rows.shape[1] != len(features):
+            raise TrialFailed("validating", f"golden rows have {rows.shape[1]} columns for {len(features)} features")
+        start = time.perf_counter()
+        outputs = [np.ascontiguousarray(out, np.float64) for out in model.predict(rows)]
+        row_us = (time.perf_counter() - start) / len(rows) * 1e6
+        _check_shapes(model.outputs, outputs, len(rows))
+        if golden is not None:
+            exact = golden.libraries == loaders.libraries()
+            _replay(golden, dict(zip(model.outputs, outputs, strict=True)), trial.golden_rtol, exact)
+        engine = Engine(model, [1 if out.ndim == 1 else out.shape[1] for out in outputs])
+        fast = engine.prove_fast_path(rows, outputs)
+    ready = ipc.Ready(
+        features=features,
+        schema=sealed.metadata.schema,
+        outputs=[(name, 0 if out.ndim == 1 else out.shape[1]) for name, out in zip(model.outputs, outputs, strict=True)],
+        nan_allowed=True,
+        platform=sealed.metadata.format if isinstance(sealed.metadata.format, str) else "lightgbm",
+        golden_rows=len(rows) if golden is not None else 0,
+        row_us=round(row_us, 2),
+        fast_path=fast,
+        stages_ms=timings,
+    )
+    return engine, ready
+
+
+def _check_shapes(names: tuple[str, ...], outputs: list[Matrix], rows: int) -> None:
+    for name, out in zip(names, outputs, strict=True):
+        if out.ndim not in (1, 2) or len(out) != rows:
+            raise TrialFailed("validating", f"output {name!r} has shape {list(out.shape)} for {rows} rows")
+        if not np.isfinite(out).all():
+            row = int(np.argmin(np.isfinite(out).reshape(rows, -1).all(axis=1)))
+            raise TrialFailed("validating", f"output {name!r} isn't finite for test row {row}")
+
+
+def _replay(golden: golden_rows.Golden, outputs: dict[str, Matrix], rtol: float, exact: bool) -> None:
+    """Golden rows give what they gave at registration: the same bits on the same libraries, else within `rtol`."""
+    if golden.outputs.keys() != outputs.keys():
+        raise TrialFailed("validating", f"golden outputs are {sorted(golden.outputs)}, the model's {sorted(outputs)}")
+    for name, expected in golden.outputs.items():
+        got = outputs[name]
+        if got.shape != expected.shape:
+            raise TrialFailed("validating", f"output {name!r}: shape {got.shape}, golden {expected.shape}")
+        same = got == expected if exact else np.isclose(got, expected, rtol=rtol, atol=0.0)
+        if not same.all():
+            row = int(np.argmin(same.reshape(len(got), -1).all(axis=1)))
+            raise TrialFailed(
+                "validating",
+                f"golden row {row}, output {name!r}: {np.ravel(got[row])[0]!r}, registered {np.ravel(expected[row])[0]!r}",
+            )

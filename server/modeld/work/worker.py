@@ -1,0 +1,135 @@
+"""A worker: proves one version, then serves it with the very model that passed.
+
+It is forked by the zygote, has one thread, and talks to the front alone. It leaves when the front closes the channel;
+memory is freed by that exit, never by freeing a Booster. What kills it (a truncated model aborts the process that
+loads it) kills no one else.
+
+A matrix that came as a memfd is computed in slices, and what waits in the socket is answered between two slices: a
+one-row request never stands behind 4,096 rows.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import resource
+import signal
+import socket
+import struct
+import time
+
+import msgspec
+import numpy as np
+
+from modeld.work import ipc, prctl
+from modeld.work.engine import Engine
+from modeld.work.trial import TrialFailed, prove
+
+#: Rows of a memfd matrix between two looks at the socket.
+SLICE_ROWS = 8
+
+
+def main(channel: socket.socket) -> None:
+    """Run one trial, then serve until the front closes `channel`."""
+    packet = channel.recv(ipc.MAX_PACKET)
+    if not packet:
+        return
+    trial = msgspec.json.decode(packet[ipc.HEAD.size :], type=ipc.Trial)
+    _confine(trial)
+
+    def stage(name: str) -> None:
+        channel.send(ipc.head(ipc.STAGE) + name.encode())
+
+    try:
+        engine, ready = prove(trial, stage)
+    except TrialFailed as failure:
+        answer = msgspec.json.encode(ipc.Rejected(failure.stage, str(failure)))
+        channel.send(ipc.head(ipc.REJECTED) + answer[: ipc.INLINE_BYTES])
+        return
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    channel.send(ipc.head(ipc.READY) + msgspec.json.encode(ready))
+    _serve(channel, engine)
+
+
+def _confine(trial: ipc.Trial) -> None:
+    """Limits that hold before the first byte of the model is read."""
+    prctl.set_name(f"modeld:{trial.model}"[:15])
+    prctl.no_new_privileges()
+    # The front kills a trial that is late; this alarm (default action: death) is for a trial that outlives the front.
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_REAL, trial.timeout_s * 1.5 + 1)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _lower(resource.RLIMIT_NOFILE, 64)
+    _lower(resource.RLIMIT_FSIZE, 0)
+    _lower(resource.RLIMIT_AS, trial.memory_limit_mb << 20)
+
+
+def _lower(limit: int, value: int) -> None:
+    _, hard = resource.getrlimit(limit)
+    if hard != resource.RLIM_INFINITY:
+        value = min(value, hard)
+    resource.setrlimit(limit, (value, value))
+
+
+class _Bulk:
+    """One large matrix under way, slice by slice."""
+
+    def __init__(self, fd: int, rows: int, columns: int, job: int, engine: Engine) -> None:
+        size = rows * (columns + engine.row_width) * 8
+        self.map = mmap.mmap(fd, size)
+        os.close(fd)
+        values = np.frombuffer(self.map, np.float64)
+        self.matrix = values[: rows * columns].reshape(rows, columns)
+        self.outputs: list[np.ndarray[tuple[int, ...], np.dtype[np.float64]]] = []
+        at = rows * columns
+        for width in engine.widths:
+            self.outputs.append(values[at : at + rows * width].reshape(rows, width))
+            at += rows * width
+        self.rows, self.job, self.at, self.spent_ns = rows, job, 0, 0
+
+    def step(self, engine: Engine) -> bool:
+        """Compute one slice; True when the matrix is done."""
+        start = time.perf_counter_ns()
+        to = min(self.at + SLICE_ROWS, self.rows)
+        engine.rows_into(self.matrix[self.at : to], [out[self.at : to] for out in self.outputs])
+        self.at = to
+        self.spent_ns += time.perf_counter_ns() - start
+        return to == self.rows
+
+
+def _serve(channel: socket.socket, engine: Engine) -> None:
+    """Answer PREDICT packets until end of file."""
+    buffer = bytearray(ipc.MAX_PACKET)
+    view = memoryview(buffer)
+    # The row is predicted where the packet landed, and the result is packed where it leaves: no copies in between.
+    row = engine.one_row(buffer, ipc.HEAD.size)
+    unpack, pack_into = ipc.HEAD.unpack_from, ipc.HEAD.pack_into
+    clock = time.perf_counter_ns
+    bulk: _Bulk | None = None
+    while True:
+        if bulk is not None:
+            try:
+                size, fds, _, _ = channel.recvmsg_into([view], 64, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                if bulk.step(engine):
+                    channel.send(ipc.head(ipc.RESULT, rows=bulk.rows, job=bulk.job, ns=bulk.spent_ns))
+                    bulk = None
+                continue
+        else:
+            size, fds, _, _ = channel.recvmsg_into([view], 64)
+        if not size:
+            return
+        kind, rows, columns, _, job, _ = unpack(buffer)
+        if kind == ipc.PREDICT_MEMFD:
+            bulk = _Bulk(struct.unpack("i", fds[0][2])[0], rows, columns, job, engine)
+            continue
+        start = clock()
+        if rows == 1 and row is not None:
+            row.predict()
+            pack_into(row.reply, 0, ipc.RESULT, 1, 0, 0, job, clock() - start)
+            channel.send(row.reply)
+            continue
+        matrix = np.frombuffer(buffer, np.float64, rows * columns, ipc.HEAD.size).reshape(rows, columns)
+        outputs = engine.rows(matrix)
+        payload = b"".join(out.tobytes() for out in outputs)
+        channel.send(ipc.head(ipc.RESULT, rows=rows, job=job, ns=clock() - start) + payload)

@@ -1,0 +1,126 @@
+"""The zygote: started by exec, imports the machine-learning libraries once, forks a worker in milliseconds.
+
+It never loads a model and never predicts: a fork after an OpenMP region hangs in the child. It has one thread. The
+front asks over a SEQPACKET socket; each request carries the worker's end of a socketpair. End of file on that socket
+means that the front is gone, and so the zygote goes.
+
+    front -> zygote   Fork (+ 1 descriptor)
+    zygote -> front   Forked (+ 1 pidfd) · Exited
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import selectors
+import signal
+import socket
+import sys
+
+import msgspec
+
+from modeld.work import prctl
+
+
+class Fork(msgspec.Struct, tag=True):
+    """Fork a worker; `token` comes back in the answers."""
+
+    token: int
+
+
+class Forked(msgspec.Struct, tag=True):
+    token: int
+    pid: int
+
+
+class Exited(msgspec.Struct, tag=True):
+    """A worker is gone: `status` as from waitpid."""
+
+    token: int
+    pid: int
+    status: int
+
+
+class Imported(msgspec.Struct, tag=True):
+    """The libraries are imported: forks are fast from now on."""
+
+    pid: int
+
+
+Answer = Forked | Exited | Imported
+
+
+def main() -> None:
+    """Serve forks on the descriptor that the command line names, until end of file."""
+    control = socket.socket(fileno=int(sys.argv[1]))
+    # The front asks this process to stop through the socket; a terminal's Ctrl-C is the front's to handle.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    prctl.set_name("modeld-zygote")
+    from modeld.work import worker  # imports lightgbm and what it needs, once for all workers
+
+    control.send(msgspec.json.encode(Imported(os.getpid())))
+    gc.collect()
+    gc.freeze()
+    _serve(control, worker.main)
+
+
+def _serve(control: socket.socket, run_worker: object) -> None:
+    reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    selector = selectors.DefaultSelector()
+    selector.register(control, selectors.EVENT_READ)
+    selector.register(reader, selectors.EVENT_READ)
+    tokens: dict[int, int] = {}
+    while True:
+        ready = {key.fd for key, _ in selector.select()}
+        if reader in ready:
+            os.read(reader, 4096)
+            _reap(control, tokens)
+        if control.fileno() in ready:
+            data, fds, _, _ = socket.recv_fds(control, 65536, 1)
+            if not data:
+                return
+            _fork(control, msgspec.json.decode(data, type=Fork), fds[0], tokens, run_worker)
+
+
+def _fork(control: socket.socket, request: Fork, fd: int, tokens: dict[int, int], run_worker: object) -> None:
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            channel = socket.socket(fileno=os.dup(fd))
+            # Nothing else of the zygote's stays open in the child: 0, 1, 2 and the channel.
+            keep = channel.fileno()
+            os.closerange(3, keep)
+            os.closerange(keep + 1, 4096)
+            run_worker(channel)  # type: ignore[operator]
+            code = 0
+        except BaseException as e:
+            os.write(2, f"modeld worker {os.getpid()}: {type(e).__name__}: {e}\n".encode(errors="replace"))
+        finally:
+            os._exit(code)
+    os.close(fd)
+    tokens[pid] = request.token
+    pidfd = os.pidfd_open(pid)
+    socket.send_fds(control, [msgspec.json.encode(Forked(request.token, pid))], [pidfd])
+    os.close(pidfd)
+
+
+def _reap(control: socket.socket, tokens: dict[int, int]) -> None:
+    while tokens:
+        pid, status = os.waitpid(-1, os.WNOHANG)
+        if pid == 0:
+            return
+        control.send(msgspec.json.encode(Exited(tokens.pop(pid), pid, status)))
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (BrokenPipeError, ConnectionResetError):
+        sys.exit(0)
