@@ -1,0 +1,33 @@
+"""Model formats: a small table from format to the module that loads it. Only for processes that may die.
+
+Adding a format is one module with ``load(sealed) -> LoadedModel`` and one line in ``LOADERS``.
+"""
+
+from __future__ import annotations
+
+import importlib
+
+from modelreg.errors import LoadError
+from modelreg.loaders.base import LoadedModel, estimators
+from modelreg.sealed import Sealed
+
+#: Format → module. The modules import their libraries, so they are imported when they are needed.
+LOADERS = {"lightgbm-text": "modelreg.loaders.lightgbm_text"}
+
+__all__ = ["LOADERS", "LoadedModel", "estimators", "load"]
+
+
+def load(sealed: Sealed) -> LoadedModel:
+    """Build the model of a verified version. May kill the process: native parsers do.
+
+    Raises:
+        LoadError: an unknown format, or files that aren't a model.
+    """
+    module = LOADERS.get(sealed.metadata.format)
+    if module is None:
+        raise LoadError(
+            f"no loader for the format {sealed.metadata.format!r} of {sealed.metadata.name}; "
+            f"known: {', '.join(LOADERS)}"
+        )
+    loaded: LoadedModel = importlib.import_module(module).load(sealed)
+    return loaded

@@ -1,0 +1,100 @@
+"""How the command shows its data: tables for people, JSON for machines, names alone with ``--quiet``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from modelreg.history import HistoryEntry
+from modelreg.metrics import flatten
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on stdout."""
+    print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def say(message: str) -> None:
+    """A message for people, on stderr."""
+    print(f"modelreg: {message}", file=sys.stderr)
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """A table on stdout; as wide as it needs where stdout isn't a terminal, so that nothing is cut off."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    console = Console(markup=False, highlight=False, emoji=False)
+    if not console.is_terminal:
+        console = Console(markup=False, highlight=False, emoji=False, width=10_000)
+        with console.capture() as capture:
+            console.print(table)
+        print("\n".join(line.rstrip() for line in capture.get().splitlines()))
+        return
+    console.print(table)
+
+
+def version_rows(rows: Iterable[Mapping[str, Any]]) -> list[tuple[str, ...]]:
+    """Cells for ``list``: name, version, status, channels, registered, metrics, tags."""
+    return [
+        (
+            row["name"],
+            row["version"],
+            "damaged" if row.get("problem") else row["status"],
+            ", ".join(row["channels"]) or "-",
+            row["at"][:19].replace("T", " "),
+            _metrics((row["metadata"] or {}).get("metrics", {})) or "-",
+            ", ".join(row["tags"]) or "-",
+        )
+        for row in rows
+    ]
+
+
+def version_facts(row: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Cells for ``show``: a field and its value, empty ones left out."""
+    metadata = dict(row["metadata"] or {})
+    metadata["metrics"] = _metrics(metadata.get("metrics", {}))
+    features = metadata.pop("features", [])
+    if features:
+        shown = ", ".join(features[:8]) + (f", … ({len(features)} in all)" if len(features) > 8 else "")
+        metadata["features"] = shown
+    facts = {key: value for key, value in row.items() if key != "metadata"}
+    for key, value in metadata.items():
+        facts.setdefault(key, value)
+    return [(key, _text(value)) for key, value in facts.items() if value not in (None, [], {}, "", ())]
+
+
+def _metrics(metrics: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={value:g}" for name, value in flatten(metrics).items())
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        return ", ".join(value)
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def what_happened(entry: HistoryEntry) -> str:
+    """One record's operations in words."""
+    moves = iter(entry.changes)
+    told = []
+    for op in entry.ops:
+        match op.get("op"):
+            case "channel":
+                move = next(moves)
+                told.append(f"{move.channel}: {move.from_version or '-'} → {move.to_version or '-'}")
+            case "register":
+                told.append(f"register {op.get('version')}")
+            case "status":
+                told.append(f"{op.get('version')} {op.get('status')}")
+            case kind:
+                told.append(f"{kind} {op.get('version', '')} {op.get('tag', '')}".strip())
+    return "; ".join(told)
