@@ -135,11 +135,14 @@ def _read_npy(data: bytes) -> NDArray[Any]:
 
 
 def first_difference(
-    golden: Golden, outputs: Mapping[str, Float64], libraries: Mapping[str, str]
+    golden: Golden,
+    outputs: Mapping[str, Float64],
+    libraries: Mapping[str, str],
+    rtol: float = RELATIVE_TOLERANCE,
 ) -> str | None:
     """Compare replayed answers with the golden ones; what differs first, or None.
 
-    Exact where the library versions are the same, else within ``RELATIVE_TOLERANCE``. Non-finite answers
+    Exact where the library versions are the same, else within ``rtol``, relatively. Non-finite answers
     differ.
     """
     exact = dict(golden.libraries) == dict(libraries)
@@ -151,7 +154,7 @@ def first_difference(
             return (
                 f"output {name!r} has the shape {list(actual.shape)}, the golden one {list(expected.shape)}"
             )
-        tolerance = 0.0 if exact else RELATIVE_TOLERANCE * np.maximum(np.abs(actual), np.abs(expected))
+        tolerance = 0.0 if exact else rtol * np.maximum(np.abs(actual), np.abs(expected))
         wrong = ~(np.abs(actual - expected) <= tolerance)
         if wrong.any():
             at = tuple(int(index) for index in np.argwhere(wrong)[0])

@@ -1,11 +1,13 @@
 """Typed settings from a YAML file, with errors that name file, line and key.
 
-``load_yaml(path, type)`` works for any msgspec type; declare structs with ``forbid_unknown_fields=True`` so
-that a misspelt key is an error and not a silent default.
+``load_yaml(path, type)`` works for any msgspec type; declare structs with ``forbid_unknown_fields=True`` so that a
+misspelt key is an error and not a silent default. ``Document`` is the same in steps, for a program that lets single
+settings be overridden from outside.
 """
 
 from __future__ import annotations
 
+import copy
 import re
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,6 +22,9 @@ T = TypeVar("T")
 #: The largest settings file that is read, in bytes.
 MAX_SETTINGS_BYTES = 1 << 20
 
+#: Mistakes of one document that are told at once.
+_MAX_PROBLEMS = 50
+
 _PATH_SUFFIX = re.compile(r"^(?P<problem>.*) - at `(?:key in )?\$(?P<path>.*)`$", re.DOTALL)
 _UNKNOWN_FIELD = re.compile(r"unknown field `(?P<key>[^`]*)`")
 _PATH_STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+|\.\.\.)\]")
@@ -29,20 +34,12 @@ def load_yaml(path: str | Path, type: type[T]) -> T:
     """Read ``path`` as YAML and convert it to ``type``; an empty file means all defaults.
 
     Raises:
-        ConfigError: the file can't be read, isn't YAML, repeats a key, or doesn't fit ``type``; the message
-            is ``file:line: key: problem``.
+        ConfigError: the file can't be read, isn't YAML, repeats a key, or doesn't fit ``type``; one line for each
+            mistake: ``file:line: key: problem``.
 
     Thread-safe: it keeps no state.
     """
-    path = Path(path)
-    try:
-        with path.open("rb") as stream:
-            data = stream.read(MAX_SETTINGS_BYTES + 1)
-    except OSError as error:
-        raise ConfigError(f"{path}: can't read the settings: {error.strerror or error}") from error
-    if len(data) > MAX_SETTINGS_BYTES:
-        raise ConfigError(f"{path}: larger than {MAX_SETTINGS_BYTES} bytes, which no settings file needs")
-    return parse_yaml(data, type, source=str(path))
+    return Document.read(Path(path)).convert(type)
 
 
 def parse_yaml(data: bytes | str, type: type[T], *, source: str) -> T:
@@ -51,24 +48,109 @@ def parse_yaml(data: bytes | str, type: type[T], *, source: str) -> T:
     Raises:
         ConfigError: as ``load_yaml``.
     """
-    try:
-        root = yaml.compose(data, Loader=yaml.SafeLoader)
-        _refuse_repeated_keys(root, source, ())
-        value = yaml.safe_load(data)
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
-        if isinstance(error, ConfigError):
-            raise
-        mark = getattr(error, "problem_mark", None)
-        where = f"{source}:{mark.line + 1}" if mark is not None else source
-        problem = getattr(error, "problem", None) or str(error)
-        raise ConfigError(f"{where}: not valid YAML: {problem}") from error
-    try:
-        return msgspec.convert({} if value is None else value, type)
-    except msgspec.ValidationError as error:
-        raise ConfigError(_explain(str(error), root, source)) from error
+    return Document(data, source).convert(type)
 
 
-def _explain(message: str, root: yaml.Node | None, source: str) -> str:
+class Document:
+    """A YAML mapping, where its keys stand, and single values that were set over it. Not thread-safe.
+
+    Raises:
+        ConfigError: not YAML, not a mapping, or a key is repeated.
+    """
+
+    def __init__(self, data: bytes | str, source: str) -> None:
+        self._source = source
+        #: Dotted key → who set it, for values that aren't from the text.
+        self._set_by: dict[str, str] = {}
+        try:
+            self._root = yaml.compose(data, Loader=yaml.SafeLoader)
+            _refuse_repeated_keys(self._root, source, ())
+            value = yaml.safe_load(data)
+        except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
+            if isinstance(error, ConfigError):
+                raise
+            mark = getattr(error, "problem_mark", None)
+            where = f"{source}:{mark.line + 1}" if mark is not None else source
+            problem = getattr(error, "problem", None) or str(error)
+            raise ConfigError(f"{where}: not valid YAML: {problem}") from error
+        if value is not None and not isinstance(value, dict):
+            raise ConfigError(f"{source}:1: the whole file: expected keys with values, got a {_kind(value)}")
+        self._values: dict[str, Any] = value or {}
+
+    @classmethod
+    def read(cls, path: Path) -> Document:
+        """The document in a file.
+
+        Raises:
+            ConfigError: it can't be read, or as the constructor.
+        """
+        try:
+            with path.open("rb") as stream:
+                data = stream.read(MAX_SETTINGS_BYTES + 1)
+        except OSError as error:
+            raise ConfigError(f"{path}: can't read the settings: {error.strerror or error}") from error
+        if len(data) > MAX_SETTINGS_BYTES:
+            raise ConfigError(f"{path}: larger than {MAX_SETTINGS_BYTES} bytes, which no settings file needs")
+        return cls(data, str(path))
+
+    def set(self, key: str, text: str | None, by: str) -> None:
+        """Set the value at a dotted ``key`` to ``text``, read as YAML; ``by`` stands in messages about it.
+
+        Raises:
+            ConfigError: no value, not YAML, or the key leads through a value that has no keys.
+        """
+        if text is None or not key:
+            raise ConfigError(f"{by}: expected KEY=VALUE")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"{by}: {key}: the value isn't valid YAML") from error
+        *above, last = key.split(".")
+        into = self._values
+        for name in above:
+            into = into.setdefault(name, {})
+            if not isinstance(into, dict):
+                raise ConfigError(f"{by}: {key}: {name} has no keys")
+        into[last] = value
+        self._set_by[key] = by
+
+    def convert(self, type: type[T]) -> T:
+        """The values as ``type``.
+
+        Raises:
+            ConfigError: with a line for every mistake, not only for the first.
+        """
+        values = copy.deepcopy(self._values)
+        problems: list[str] = []
+        while True:
+            try:
+                converted = msgspec.convert(values, type)
+            except msgspec.ValidationError as error:
+                steps, problem = _parse_problem(str(error))
+                problems.append(self._place(steps, problem))
+                # Without the wrong value the next mistake shows.
+                if not _remove(values, steps) or len(problems) >= _MAX_PROBLEMS:
+                    raise ConfigError("\n".join(problems)) from error
+                continue
+            if problems:
+                raise ConfigError("\n".join(problems))
+            return converted
+
+    def _place(self, steps: list[str | int], problem: str) -> str:
+        key = ".".join(str(step) for step in steps) or "the whole file"
+        for length in range(len(steps), 0, -1):
+            by = self._set_by.get(".".join(str(step) for step in steps[:length]))
+            if by is not None:
+                return f"{by}: {key}: {problem}"
+        return f"{self._source}:{_line_of(self._root, steps)}: {key}: {problem}"
+
+
+def _kind(value: object) -> str:
+    return type(value).__name__
+
+
+def _parse_problem(message: str) -> tuple[list[str | int], str]:
+    """The path to the wrong value, and what is wrong with it."""
     match = _PATH_SUFFIX.match(message)
     problem, dotted = (match["problem"], match["path"]) if match else (message, "")
     steps: list[str | int] = []
@@ -78,12 +160,18 @@ def _explain(message: str, root: yaml.Node | None, source: str) -> str:
     unknown = _UNKNOWN_FIELD.search(problem)
     if unknown:
         steps.append(unknown["key"])
-        problem = "unknown key; remove it or correct its spelling"
-    else:
-        problem = problem.replace("`", "'").replace("Expected", "expected", 1)
-    line = _line_of(root, steps)
-    key = ".".join(str(step) for step in steps) or "the whole file"
-    return f"{source}:{line}: {key}: {problem}"
+        return steps, "unknown key; remove it or correct its spelling"
+    return steps, problem.replace("`", "'").replace("Expected", "expected", 1)
+
+
+def _remove(values: Any, steps: list[str | int]) -> bool:
+    try:
+        for step in steps[:-1]:
+            values = values[step]
+        del values[steps[-1]]
+    except (LookupError, TypeError):
+        return False
+    return True
 
 
 def _line_of(node: yaml.Node | None, steps: list[str | int]) -> int:

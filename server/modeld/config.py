@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import msgspec
+
 from modelreg.yamlconf import Document
 
 DEFAULT_PATH = Path("/etc/modeld/modeld.yaml")
@@ -38,10 +39,9 @@ class Source(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 class Endpoints(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """ZeroMQ endpoints to bind; `{runtime_dir}` stands for that setting."""
 
-    data: Annotated[list[str], msgspec.Meta(min_length=1)] = [
-        "ipc://{runtime_dir}/data/predict.sock",
-        "tcp://127.0.0.1:5555",
-    ]
+    data: Annotated[list[str], msgspec.Meta(min_length=1)] = msgspec.field(
+        default_factory=lambda: ["ipc://{runtime_dir}/data/predict.sock", "tcp://127.0.0.1:5555"]
+    )
     admin: str = "ipc://{runtime_dir}/admin/admin.sock"
     events: str = "ipc://{runtime_dir}/data/events.sock"
 
@@ -115,7 +115,9 @@ class Config(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
 
 def load(
-    path: str | Path | None = None, overrides: list[str] | None = None, environ: Mapping[str, str] | None = None
+    path: str | Path | None = None,
+    overrides: list[str] | None = None,
+    environ: Mapping[str, str] | None = None,
 ) -> Config:
     """The effective configuration.
 
@@ -131,7 +133,7 @@ def load(
     environ = os.environ if environ is None else environ
     named = path or environ.get(ENV_FILE)
     if named is None and not DEFAULT_PATH.exists():
-        document = Document.empty("the defaults")
+        document = Document("", "the defaults")
     else:
         document = Document.read(Path(named or DEFAULT_PATH))
     for name, value in sorted(environ.items()):

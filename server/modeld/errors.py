@@ -1,11 +1,11 @@
 """The daemon's errors, one tree:
 
     ModeldError
-    ├── ConfigError       the configuration is wrong            exit status 2
     ├── NothingToServe    no version could be proved at start   exit status 3
     ├── EndpointInUse     another live process owns a socket    exit status 4
     └── RequestError      one client message is refused; carries a wire code
 
+A wrong configuration is a modelreg ConfigError (exit status 2), a registry's trouble a RegistryError.
 A message says what, where, and what to do. `exit_status` is what `modeld` exits with.
 """
 
@@ -18,16 +18,6 @@ class ModeldError(Exception):
     """Anything that modeld itself reports."""
 
     exit_status = 1
-
-
-class ConfigError(ModeldError):
-    """The configuration can't be used; `problems` has one line for each mistake."""
-
-    exit_status = 2
-
-    def __init__(self, problems: list[str]) -> None:
-        super().__init__("\n".join(problems))
-        self.problems = problems
 
 
 class NothingToServe(ModeldError):

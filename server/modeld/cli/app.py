@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from modelreg.errors import RegistryError
 
 from modeld import __version__
 from modeld.cli import operate
 from modeld.client_errors import ModeldError as ClientError
 from modeld.client_errors import RequestTimeout, ServerError
 from modeld.errors import ModeldError
+from modelreg.errors import RegistryError
 
 if TYPE_CHECKING:
     from modeld.config import Config
@@ -62,15 +62,23 @@ def root(
     context: typer.Context,
     config: Annotated[
         Path | None,
-        typer.Option("--config", metavar="FILE", help="Settings; else MODELD_CONFIG, else /etc/modeld/modeld.yaml."),
+        typer.Option(
+            "--config", metavar="FILE", help="Settings; else MODELD_CONFIG, else /etc/modeld/modeld.yaml."
+        ),
     ] = None,
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="One setting, as watch.poll_interval_s=0.2; repeatable."),
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="One setting, as watch.poll_interval_s=0.2; repeatable."
+        ),
     ] = None,
     endpoint: Annotated[
         str | None,
-        typer.Option("--endpoint", envvar="MODELD_ENDPOINT", help="The daemon's endpoint, instead of the configured one."),
+        typer.Option(
+            "--endpoint",
+            envvar="MODELD_ENDPOINT",
+            help="The daemon's endpoint, instead of the configured one.",
+        ),
     ] = None,
 ) -> None:
     context.obj = Common(config, list(set_ or []), endpoint)
@@ -100,8 +108,12 @@ def check_config(context: typer.Context) -> None:
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option(help="Directory for the models, the account and the picture.")] = Path("demo-output"),
-    seconds_per_phase: Annotated[float, typer.Option(help="Length of each phase of the stream, seconds.")] = 2.0,
+    out: Annotated[Path, typer.Option(help="Directory for the models, the account and the picture.")] = Path(
+        "demo-output"
+    ),
+    seconds_per_phase: Annotated[
+        float, typer.Option(help="Length of each phase of the stream, seconds.")
+    ] = 2.0,
 ) -> None:
     """Train on real prices, serve, swap, break and roll back; print what happened."""
     from modeld.demo.run import run_demo

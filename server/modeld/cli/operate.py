@@ -16,7 +16,9 @@ from modeld.client import AdminClient, Client
 _Json = Annotated[bool, typer.Option("--json", help="Print the daemon's reply as JSON.")]
 _Reason = Annotated[str, typer.Option("--reason", help="Why; it goes into the log.")]
 _Model = Annotated[str | None, typer.Argument(help="The model's name; may be left out where one is served.")]
-_NamedModel = Annotated[str | None, typer.Option("--model", help="The model's name; may be left out where one is served.")]
+_NamedModel = Annotated[
+    str | None, typer.Option("--model", help="The model's name; may be left out where one is served.")
+]
 
 #: Seconds that an operation which waits for nothing may take.
 _TIMEOUT_S = 5.0
@@ -57,7 +59,9 @@ def rollback(
     context: typer.Context,
     reason: _Reason,
     model: _Model = None,
-    to: Annotated[str | None, typer.Option("--to", metavar="VERSION", help="Default: the previous production version.")] = None,
+    to: Annotated[
+        str | None, typer.Option("--to", metavar="VERSION", help="Default: the previous production version.")
+    ] = None,
     expect_generation: Annotated[
         int | None, typer.Option(help="Do nothing (exit status 4) unless this generation serves now.")
     ] = None,
@@ -74,7 +78,7 @@ def rollback(
     _print_outcome(
         reply,
         as_json,
-        lambda: f"{reply['model_name']}: rolled back from {reply['from']} to {reply['to']}, generation {reply['generation']}",
+        lambda: "{model_name}: rolled back from {from} to {to}, generation {generation}".format_map(reply),
     )
 
 
@@ -128,10 +132,15 @@ def predict(
     model: _NamedModel = None,
     features: Annotated[
         str | None,
-        typer.Option("--features", metavar="JSON", help="One row or rows: numbers, or objects by feature name."),
+        typer.Option(
+            "--features", metavar="JSON", help="One row or rows: numbers, or objects by feature name."
+        ),
     ] = None,
     csv_file: Annotated[
-        Path | None, typer.Option("--csv", metavar="FILE", help="Rows with a header of feature names; an empty cell is missing.")
+        Path | None,
+        typer.Option(
+            "--csv", metavar="FILE", help="Rows with a header of feature names; an empty cell is missing."
+        ),
     ] = None,
     as_json: _Json = False,
 ) -> None:
@@ -201,11 +210,27 @@ def _describe_reload(reply: dict[str, Any]) -> str:
 
 def _print_status(reply: dict[str, Any]) -> None:
     console = Console()
-    table = Table("model", "version", "gen", "state", "since", "warm", "trial", "requests", "errors", "p50 µs", "p99 µs", box=None)
+    table = Table(
+        "model",
+        "version",
+        "gen",
+        "state",
+        "since",
+        "warm",
+        "trial",
+        "requests",
+        "errors",
+        "p50 µs",
+        "p99 µs",
+        box=None,
+    )
     for line in reply["models"]:
         trial = line.get("trial")
         table.add_row(
-            *(_cell(line.get(key)) for key in ("model_name", "version", "generation", "state", "since", "warm")),
+            *(
+                _cell(line.get(key))
+                for key in ("model_name", "version", "generation", "state", "since", "warm")
+            ),
             f"{trial['version']} {trial['state']}" if trial else "-",
             *(_cell(line.get(key)) for key in ("requests", "errors", "p50_us", "p99_us")),
         )
@@ -216,7 +241,7 @@ def _print_status(reply: dict[str, Any]) -> None:
             console.print(f"{line['model_name']} is held: {line['held']}", highlight=False)
         if rejection := line.get("last_rejection"):
             console.print(
-                f"{line['model_name']}: {rejection['version']} was rejected at {rejection['at']}: {rejection['reason']}",
+                f"{line['model_name']}: rejected {rejection['version']} at {rejection['at']}: {rejection['reason']}",
                 highlight=False,
             )
     for reason in reply["degraded"]:

@@ -65,7 +65,9 @@ class AdminService:
             request_id = request.id
             handler = _OPS.get(request.op)
             if handler is None:
-                raise RequestError("UNKNOWN_OP", f"no operation {request.op!r} here; there are {', '.join(_OPS)}")
+                raise RequestError(
+                    "UNKNOWN_OP", f"no operation {request.op!r} here; there are {', '.join(_OPS)}"
+                )
             if len(body) > 1:
                 raise RequestError("MALFORMED", f"{request.op} takes no raw frames; {len(body) - 1} came")
             handler(self, request, _actor(parts[-1]), respond)
@@ -85,7 +87,9 @@ class AdminService:
     def _reload(self, request: AdminRequest, _actor: str, respond: Respond) -> None:
         def looked() -> None:
             if self._daemon.source_error:
-                respond(retryable("SOURCE_UNAVAILABLE", f"the source can't be read: {self._daemon.source_error}"))
+                respond(
+                    retryable("SOURCE_UNAVAILABLE", f"the source can't be read: {self._daemon.source_error}")
+                )
                 return
             try:
                 slots = self._slots(request.model_name)
@@ -93,11 +97,13 @@ class AdminService:
                 respond(e)
                 return
             for slot in slots:
-                if request.force and slot.desired is not None and slot.rejected.pop(slot.desired.digest, None):
-                    slot.reconcile()
+                if request.force:
+                    slot.forgive()
             if not request.wait:
                 busy = [slot.model for slot in slots if not slot.settled]
-                respond({"reloaded": False, "reason": f"on trial: {', '.join(busy)}" if busy else "nothing new"})
+                respond(
+                    {"reloaded": False, "reason": f"on trial: {', '.join(busy)}" if busy else "nothing new"}
+                )
                 return
             self._when_settled(slots, lambda: respond(self._outcome(slots, request.model_name)), respond)
 
@@ -156,9 +162,15 @@ class AdminService:
                         }
                     )
                 else:
-                    why = slot.held or (slot.last_rejection.reason if slot.last_rejection else "it was superseded")
+                    why = slot.held or (
+                        slot.last_rejection.reason if slot.last_rejection else "it was superseded"
+                    )
                     respond(
-                        RequestError("REJECTED", f"{slot.model} {outcome.to_version} doesn't serve: {why}", serving=serving)
+                        RequestError(
+                            "REJECTED",
+                            f"{slot.model} {outcome.to_version} doesn't serve: {why}",
+                            serving=serving,
+                        )
                     )
 
             self._when_settled([slot], settled, respond)
@@ -180,7 +192,12 @@ class AdminService:
         for slot in slots:
             slot.held = held
             self._daemon.event(
-                "hold", slot.model, held=held is not None, reason=request.reason, actor=actor, generation=slot.generation
+                "hold",
+                slot.model,
+                held=held is not None,
+                reason=request.reason,
+                actor=actor,
+                generation=slot.generation,
             )
             slot.reconcile()
         respond({"held": held is not None, "models": [slot.model for slot in slots]})
@@ -213,12 +230,13 @@ class AdminService:
         slots = self._slots(name)
         if len(slots) != 1:
             raise RequestError(
-                "MODEL_NOT_FOUND", f"name the model: {', '.join(slot.model for slot in slots) or 'none'} served"
+                "MODEL_NOT_FOUND",
+                f"name the model: {', '.join(slot.model for slot in slots) or 'none'} served",
             )
         return slots[0]
 
     def _when_settled(self, slots: list[Slot], then: Callable[[], None], respond: Respond) -> None:
-        """Call `then` once when nothing is under way for any of `slots`; tell the operator where that takes too long."""
+        """Call `then` once when nothing is under way for any of `slots`; say so where that takes too long."""
         deadline = time.monotonic() + self._daemon.config.trial.timeout_s + _WAIT_MARGIN_S
         over = False
 

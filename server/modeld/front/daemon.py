@@ -19,7 +19,7 @@ import zmq
 
 from modeld import log
 from modeld.config import Config
-from modeld.errors import ModeldError, NothingToServe
+from modeld.errors import ModeldError, NothingToServe, RequestError, retryable
 from modeld.front import sockets
 from modeld.front.admin import AdminService
 from modeld.front.data import DataService, Served
@@ -81,7 +81,6 @@ class Daemon:
         data = sockets.router(context, config.limits.max_message_bytes)
         admin = sockets.router(context, min(config.limits.max_message_bytes, 1 << 20))
         self._events = sockets.publisher(context)
-        endpoints = [*config.data_endpoints, config.admin_endpoint, config.events_endpoint]
         bound: list[str] = []
         try:
             for sock, endpoint in (
@@ -106,7 +105,7 @@ class Daemon:
                 self.loop.call_in(self._notifier.watchdog_s, self._feed_watchdog)
             self.loop.run()
         finally:
-            self._shut_down(context, [data, admin, self._events], bound if len(bound) == len(endpoints) else bound)
+            self._shut_down(context, [data, admin, self._events], bound)
         if self._failure is not None:
             raise self._failure
 
@@ -129,10 +128,10 @@ class Daemon:
             self.loop.stop()
 
     def _shut_down(self, context: zmq.Context[Any], socks: list[zmq.Socket[bytes]], bound: list[str]) -> None:
-        """Top to bottom: workers first, so that none is left when the zygote goes; replies last, so that they get out."""
+        """From top to bottom: workers first, so that none outlives the zygote; replies last, so that they get out."""
         for served in self.models.values():
             if served.slot.serving is not None:
-                served.slot.serving.served.fail_all(lambda: _SHUTTING_DOWN)
+                served.slot.serving.served.fail_all(_shutting_down)
             served.slot.close()
         if hasattr(self, "_link"):
             self._link.close()
@@ -198,7 +197,11 @@ class Daemon:
         self.watching = "restarting"
         writes, self._writes = self._writes, {}
         for done in writes.values():
-            done(WriteOutcome("store_unavailable", "the watcher process died; what it did shows at its next look"))
+            done(
+                WriteOutcome(
+                    "store_unavailable", "the watcher process died; what it did shows at its next look"
+                )
+            )
         looks, self._looks = self._looks, {}
         for then in looks.values():
             then()
@@ -216,15 +219,17 @@ class Daemon:
         if self._ready:
             return
         slots = [served.slot for served in self.models.values()]
-        if slots and all(slot.serving is not None for slot in slots):
-            self._become_ready()
-        elif not self.config.source.require_model:
+        if (
+            slots and all(slot.serving is not None for slot in slots)
+        ) or not self.config.source.require_model:
             self._become_ready()
         elif self.source_error is not None:
             self._fail(f"nothing to serve: {self.source_error}")
         elif not slots:
             source = self.config.source
-            self._fail(f"nothing to serve: no model in {source.root} has a version in channel {source.channel!r}")
+            self._fail(
+                f"nothing to serve: no model in {source.root} has a version in channel {source.channel!r}"
+            )
         elif all(slot.settled for slot in slots):
             if any(slot.serving is not None for slot in slots):
                 self._become_ready()
@@ -234,7 +239,9 @@ class Daemon:
 
     def _become_ready(self) -> None:
         self._ready = True
-        self._log.info(log.READY, models={n: _version(s.slot) for n, s in self.models.items()}, watching=self.watching)
+        self._log.info(
+            log.READY, models={n: _version(s.slot) for n, s in self.models.items()}, watching=self.watching
+        )
         self._notifier.send("READY=1", self._status_line(), f"MAINPID={os.getpid()}")
 
     def _fail(self, why: str) -> None:
@@ -330,7 +337,11 @@ class Daemon:
         self._incidents += 1
         incident = f"{os.getpid():x}-{self._incidents:x}"
         self._log.error(
-            log.INCIDENT, incident=incident, model=served.contract.model, version=served.contract.version, what=what
+            log.INCIDENT,
+            incident=incident,
+            model=served.contract.model,
+            version=served.contract.version,
+            what=what,
         )
         self.models[served.contract.model].slot.bad_output(served, what)
         return incident
@@ -405,7 +416,9 @@ class Daemon:
             "channel": self.config.source.channel,
             "since": binding.since if binding is not None else None,
             "warm": slot.warm.contract.version if slot.warm is not None else None,
-            "trial": {"version": trial.pointer.version, "state": str(trial.state)} if trial is not None else None,
+            "trial": {"version": trial.pointer.version, "state": str(trial.state)}
+            if trial is not None
+            else None,
             "last_rejection": {
                 "version": rejection.version,
                 "reason": f"{rejection.stage}: {rejection.reason}",
@@ -516,6 +529,10 @@ class RunningTrial:
             self._over = True
             self._worker.close(kill=True)
             self._trial.failed(stage, reason)
+
+
+def _shutting_down() -> RequestError:
+    return retryable("DRAINING", "this daemon is shutting down; ask another")
 
 
 def _sparse(counts: list[int]) -> dict[str, int]:

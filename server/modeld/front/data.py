@@ -120,7 +120,9 @@ class DataService:
         request_id: RequestId = None
         try:
             if sum(map(len, body)) > self._limits.max_message_bytes:
-                raise RequestError("TOO_LARGE", f"a message has at most {self._limits.max_message_bytes} bytes")
+                raise RequestError(
+                    "TOO_LARGE", f"a message has at most {self._limits.max_message_bytes} bytes"
+                )
             request = header.decode(head)
             request_id = request.id
             if request.op == "predict":
@@ -129,7 +131,9 @@ class DataService:
                 self.send(envelope, [encode({"id": request_id, **self._other(request, len(body) - 1)})])
         except RequestError as e:
             self.errors[e.code] = self.errors.get(e.code, 0) + 1
-            self.send(envelope, replies.error(encode, request_id if e.request_id is None else e.request_id, e))
+            self.send(
+                envelope, replies.error(encode, request_id if e.request_id is None else e.request_id, e)
+            )
 
     def send(self, envelope: list[bytes], frames: list[bytes]) -> None:
         """Send a reply; a peer that is gone or doesn't read loses it, and that is counted."""
@@ -179,10 +183,22 @@ class DataService:
         decoders = tensors.JSON if encode is header.encode_json else tensors.MSGPACK
         data, rows = tensors.parse_matrix(request, raw, contract, self._limits.max_rows, decoders)
         if deadline_ns is not None and self.clock_ns() >= deadline_ns:
-            raise retryable("DEADLINE_EXCEEDED", f"{contract.label}: timeout_us was over before the rows were read")
+            raise retryable(
+                "DEADLINE_EXCEEDED", f"{contract.label}: timeout_us was over before the rows were read"
+            )
         binding.served.submit(
             PredictJob(
-                self, served.stats, envelope, encode, request.id, as_raw, binding, data, rows, admitted_ns, deadline_ns
+                self,
+                served.stats,
+                envelope,
+                encode,
+                request.id,
+                as_raw,
+                binding,
+                data,
+                rows,
+                admitted_ns,
+                deadline_ns,
             )
         )
 
@@ -192,7 +208,9 @@ class DataService:
                 return next(iter(self.models.values()))
             if not self.models:
                 raise retryable("NOT_READY", "no model is served yet")
-            raise RequestError("MODEL_NOT_FOUND", f"name the model: {', '.join(sorted(self.models))} are served")
+            raise RequestError(
+                "MODEL_NOT_FOUND", f"name the model: {', '.join(sorted(self.models))} are served"
+            )
         served = self.models.get(name)
         if served is None:
             there = ", ".join(sorted(self.models)) or "none"
@@ -227,13 +245,16 @@ class DataService:
             case "server":
                 return {"name": "modeld", "version": __version__, "extensions": EXTENSIONS}
             case "models":
-                return {"models": [_model_line(name, served.slot) for name, served in sorted(self.models.items())]}
+                return {
+                    "models": [_model_line(name, served.slot) for name, served in sorted(self.models.items())]
+                }
             case "metadata":
                 return _metadata(self._model(request.model_name).slot)
         if request.op in ADMIN_OPS:
             raise RequestError("UNKNOWN_OP", f"{request.op!r} is an operation of the admin socket")
         raise RequestError(
-            "UNKNOWN_OP", f"no operation {request.op!r}; there are predict, live, ready, server, metadata, models"
+            "UNKNOWN_OP",
+            f"no operation {request.op!r}; there are predict, live, ready, server, metadata, models",
         )
 
     def _ready(self, name: str | None) -> dict[str, Any]:
@@ -275,7 +296,8 @@ def _metadata(slot: Slot) -> dict[str, Any]:
         "platform": contract.platform,
         "inputs": [{"name": "features", "datatype": "FP64", "shape": [-1, contract.n_features]}],
         "outputs": [
-            {"name": name, "datatype": "FP64", "shape": [-1, width] if width else [-1]} for name, width in contract.outputs
+            {"name": name, "datatype": "FP64", "shape": [-1, width] if width else [-1]}
+            for name, width in contract.outputs
         ],
         "parameters": {
             "features": list(contract.features),

@@ -49,11 +49,11 @@ class Loop:
 
     def add_socket(self, sock: zmq.Socket[bytes], on_message: Callback) -> None:
         """Call `on_message` once for each message that can be read from `sock`."""
-        self._epoll.register(sock.get(zmq.FD), select.EPOLLIN)
+        self._epoll.register(_fd(sock), select.EPOLLIN)
         self._sockets.append((sock, on_message))
 
     def remove_socket(self, sock: zmq.Socket[bytes]) -> None:
-        self._epoll.unregister(sock.get(zmq.FD))
+        self._epoll.unregister(_fd(sock))
         self._sockets = [pair for pair in self._sockets if pair[0] is not sock]
 
     def call_in(self, delay_s: float, callback: Callback) -> None:
@@ -87,7 +87,7 @@ class Loop:
             pending = False
             for sock, on_message in self._sockets:
                 turn = _TURN
-                while sock.get(events) & pollin:
+                while sock.get(events) & pollin:  # type: ignore[arg-type, operator]
                     on_message()
                     turn -= 1
                     if not turn:
@@ -103,7 +103,7 @@ class Loop:
                 self._run_timers()
 
     def _any_readable(self) -> bool:
-        return any(sock.get(zmq.EVENTS) & zmq.POLLIN for sock, _ in self._sockets)
+        return any(sock.get(zmq.EVENTS) & zmq.POLLIN for sock, _ in self._sockets)  # type: ignore[arg-type, operator]
 
     def _spin(self, timeout: float) -> list[tuple[int, int]]:
         """Poll without sleeping for a while: a core that stays awake answers sooner."""
@@ -122,3 +122,9 @@ class Loop:
         now = self._clock_ns()
         while self._timers and self._timers[0][0] <= now:
             heapq.heappop(self._timers)[2]()
+
+
+def _fd(sock: zmq.Socket[bytes]) -> int:
+    fd = sock.get(zmq.FD)
+    assert isinstance(fd, int)
+    return fd

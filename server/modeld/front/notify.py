@@ -13,7 +13,9 @@ class Notifier:
         values = dict(os.environ) if environ is None else environ
         address = values.get("NOTIFY_SOCKET", "")
         self._address = "\0" + address[1:] if address.startswith("@") else address
-        self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) if address else None
+        self._sock = (
+            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) if address else None
+        )
         if self._sock is not None:
             self._sock.setblocking(False)
         mine = values.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())

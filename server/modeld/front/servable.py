@@ -139,9 +139,8 @@ class Servable:
         under_way = sum(len(lane.small or ()) + (lane.bulk is not None) for lane in self.lanes)
         return len(self._small) + len(self._bulk) + under_way
 
-    def attach(self, channel: Channel) -> None:
+    def attach(self, lane: Lane) -> None:
         """A proven worker joins; what waited goes to it."""
-        lane = Lane(channel)
         self.lanes.append(lane)
         self._feed(lane)
 
@@ -150,7 +149,9 @@ class Servable:
         if len(self._small) + len(self._bulk) >= self._queue_requests or (
             self._queued_bytes + len(job.data) > self._queue_bytes and self.pending
         ):
-            raise retryable("BUSY", f"{self.contract.label}: {self.pending} requests are waiting; try again or elsewhere")
+            raise retryable(
+                "BUSY", f"{self.contract.label}: {self.pending} requests are waiting; try again or elsewhere"
+            )
         if job.rows <= self._inline_rows:
             if not self._small:
                 for lane in self.lanes:
@@ -224,7 +225,9 @@ class Servable:
                 if job.attempts > 1:
                     incident = self._on_bad_output(self, "a request took two workers with it")
                     job.refuse(
-                        RequestError("INTERNAL", f"{self.contract.label}: the prediction failed", incident=incident)
+                        RequestError(
+                            "INTERNAL", f"{self.contract.label}: the prediction failed", incident=incident
+                        )
                     )
                 else:
                     queue.appendleft(job)
@@ -270,7 +273,9 @@ class Servable:
         if job.deadline_ns is None or now < job.deadline_ns:
             return False
         waited = (now - job.admitted_ns) // 1000
-        job.refuse(retryable("DEADLINE_EXCEEDED", f"{self.contract.label}: waited {waited} µs; nothing was computed"))
+        job.refuse(
+            retryable("DEADLINE_EXCEEDED", f"{self.contract.label}: waited {waited} µs; nothing was computed")
+        )
         return True
 
     def _send_small(self, lane: Lane, batch: list[Job], data: bytes, rows: int) -> None:
@@ -294,7 +299,9 @@ class Servable:
         lane.bulk, lane.bulk_id, lane.bulk_fd = job, self._next_id, fd
         os.ftruncate(fd, len(job.data) + job.rows * self._reply_bytes)
         os.pwrite(fd, job.data, 0)
-        packet = ipc.head(ipc.PREDICT_MEMFD, rows=job.rows, columns=self.contract.n_features, job=self._next_id)
+        packet = ipc.head(
+            ipc.PREDICT_MEMFD, rows=job.rows, columns=self.contract.n_features, job=self._next_id
+        )
         with contextlib.suppress(OSError):  # as in _send_small
             socket.send_fds(lane.channel.sock, [packet], [fd])
 
@@ -337,4 +344,6 @@ class Servable:
 
     def _refuse_non_finite(self, job: Job) -> None:
         incident = self._on_bad_output(self, "an output isn't finite")
-        job.refuse(RequestError("INTERNAL", f"{self.contract.label}: an output isn't finite", incident=incident))
+        job.refuse(
+            RequestError("INTERNAL", f"{self.contract.label}: an output isn't finite", incident=incident)
+        )

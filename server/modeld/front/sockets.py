@@ -31,7 +31,7 @@ def router(context: zmq.Context[Any], max_message_bytes: int) -> zmq.Socket[byte
     The transport cuts a connection only at twice `max_message_bytes`, so that a message somewhat too large gets an
     error reply first.
     """
-    sock = context.socket(zmq.ROUTER)
+    sock: zmq.Socket[bytes] = context.socket(zmq.ROUTER)
     sock.set(zmq.ROUTER_MANDATORY, 1)
     sock.set(zmq.SNDTIMEO, 0)
     sock.set(zmq.SNDHWM, HIGH_WATER_MARK)
@@ -46,7 +46,7 @@ def router(context: zmq.Context[Any], max_message_bytes: int) -> zmq.Socket[byte
 
 def publisher(context: zmq.Context[Any]) -> zmq.Socket[bytes]:
     """A PUB for events: slow subscribers lose events, nobody waits for them."""
-    sock = context.socket(zmq.PUB)
+    sock: zmq.Socket[bytes] = context.socket(zmq.PUB)
     sock.set(zmq.SNDHWM, HIGH_WATER_MARK)
     sock.set(zmq.MAXMSGSIZE, 1024)
     sock.set(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
@@ -67,14 +67,18 @@ def bind(sock: zmq.Socket[bytes], endpoint: str) -> None:
         sock.bind(endpoint)
     except zmq.ZMQError as e:
         if e.errno in (zmq.EADDRINUSE, errno.EADDRINUSE):
-            raise EndpointInUse(f"{endpoint}: another process listens there; stop it or choose another endpoint") from e
+            raise EndpointInUse(
+                f"{endpoint}: another process listens there; stop it or choose another endpoint"
+            ) from e
         raise ModeldError(f"{endpoint}: can't bind: {e.strerror}") from e
 
 
 def _prepare_path(path: Path, endpoint: str) -> None:
     """libzmq silently takes over any socket file, even a live one: so find out first, and make the directory."""
     if len(os.fsencode(path)) > _UNIX_PATH_BYTES:
-        raise ModeldError(f"{endpoint}: a socket path has at most {_UNIX_PATH_BYTES} bytes; shorten runtime_dir")
+        raise ModeldError(
+            f"{endpoint}: a socket path has at most {_UNIX_PATH_BYTES} bytes; shorten runtime_dir"
+        )
     try:
         path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
     except OSError as e:

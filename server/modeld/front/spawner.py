@@ -48,7 +48,7 @@ class Worker:
             self.sock.send(packet)
 
     def close(self, *, kill: bool = False) -> None:
-        """Let the worker go: it exits at end of file; with `kill` it is killed, whatever it does. `on_end` isn't called."""
+        """Let the worker go: it exits at end of file, with `kill` at once. `on_end` isn't called."""
         self.on_end = lambda _: None
         if kill:
             self.kill()
@@ -145,7 +145,9 @@ class Spawner:
 
     def _start_zygote(self) -> None:
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        environment = {k: v for k, v in os.environ.items() if k not in ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")}
+        environment = {
+            k: v for k, v in os.environ.items() if k not in ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
+        }
         environment |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
         with theirs:
             self._process = subprocess.Popen(

@@ -212,6 +212,11 @@ class Slot:
         """Nothing is under way."""
         return self.trial is None and not self._writing
 
+    def forgive(self) -> None:
+        """Forget that the wanted version was rejected, and try it once more."""
+        if self.desired is not None and self.rejected.pop(self.desired.digest, None) is not None:
+            self.reconcile()
+
     def take_news(self) -> str | None:
         """`swapped` or `rejected` if that happened lately and nobody was told: what a reload has to answer.
 
@@ -259,7 +264,11 @@ class Slot:
 
     def tick(self) -> None:
         """Now and then: what drained gets warm or is retired, and what was put off is looked at again."""
-        if self.warm is not None and self.warm.served.state == State.DRAINING and not self.warm.served.pending:
+        if (
+            self.warm is not None
+            and self.warm.served.state == State.DRAINING
+            and not self.warm.served.pending
+        ):
             self.warm.served.move(State.WARM)
         for served in [served for served in self.retiring if not served.pending]:
             self.retiring.remove(served)
@@ -280,7 +289,9 @@ class Slot:
 
     def _start_trial(self) -> None:
         assert self.desired is not None
-        self._ports.log("trial_started", model=self.model, version=self.desired.version, revision=self.desired.revision)
+        self._ports.log(
+            "trial_started", model=self.model, version=self.desired.version, revision=self.desired.revision
+        )
         self.trial = Trial(self.desired, self._ports.clock_ns(), self._trial_over)
         self.trial.candidate = self._ports.start_trial(self.desired, self.trial)
 
@@ -302,7 +313,9 @@ class Slot:
 
     def _drop_trial(self) -> None:
         assert self.trial is not None
-        self._ports.log("trial_dropped", model=self.model, version=self.trial.pointer.version, state=str(self.trial.state))
+        self._ports.log(
+            "trial_dropped", model=self.model, version=self.trial.pointer.version, state=str(self.trial.state)
+        )
         self._end_trial()
 
     def _end_trial(self) -> None:
@@ -363,7 +376,12 @@ class Slot:
         self.generation = max(pointer.revision, self.generation + 1)
         served.move(State.SERVING)
         self.serving = Binding(
-            self.generation, served, served.contract, served.pointer.digest, pointer.revision, self._ports.now()
+            self.generation,
+            served,
+            served.contract,
+            served.pointer.digest,
+            pointer.revision,
+            self._ports.now(),
         )
         self.condemned = None
         self._probation_left = 0
@@ -400,7 +418,9 @@ class Slot:
         self.retiring.append(served)
 
     def _gone(self) -> RequestError:
-        return retryable("NOT_READY", f"{self.model}: the version that took the request is gone; send it again")
+        return retryable(
+            "NOT_READY", f"{self.model}: the version that took the request is gone; send it again"
+        )
 
     def _relabel(self) -> None:
         assert self.serving is not None
@@ -410,7 +430,9 @@ class Slot:
         self.serving = Binding(
             self.generation, old.served, old.contract, old.digest, self.desired.revision, old.since
         )
-        self._ports.log("relabelled", model=self.model, version=old.contract.version, generation=self.generation)
+        self._ports.log(
+            "relabelled", model=self.model, version=old.contract.version, generation=self.generation
+        )
         self._ports.event(
             "state", self.model, **{"from": old.contract.version, "to": old.contract.version},
             generation=self.generation, digest=old.digest, reason=self.desired.reason, actor=self.desired.actor,
@@ -472,10 +494,14 @@ class Slot:
                 told = {"from": outcome.from_version, "to": outcome.to_version, "generation": self.generation}
                 self._ports.log("rolled_back", model=self.model, **told, reason=reason, actor=self._actor)
                 digest = self.serving.digest if self.serving else None
-                self._ports.event("rollback", self.model, **told, digest=digest, reason=reason, actor=self._actor)
+                self._ports.event(
+                    "rollback", self.model, **told, digest=digest, reason=reason, actor=self._actor
+                )
             elif outcome.code != "conflict":
                 # A conflict means that the pointer has moved on: what it names now is on its way to us.
-                self.degraded["source"] = f"the rejection of {rejection.version} isn't written: {outcome.error}"
+                self.degraded["source"] = (
+                    f"the rejection of {rejection.version} isn't written: {outcome.error}"
+                )
                 self._ports.log("source_write_failed", model=self.model, error=outcome.error)
             if outcome.code is not None:
                 self._write_due_ns = self._ports.clock_ns() + int(_WRITE_BACKOFF_S * 1e9)

@@ -1,1 +1,1 @@
-"""The watcher: a process of its own that looks at the source of pointers, so that no disk is ever waited for in the front."""
+"""The watcher: a process of its own that looks at the source, so that the front never waits for a disk."""

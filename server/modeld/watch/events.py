@@ -7,6 +7,7 @@ observer means "poll only", which status shows.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -39,10 +40,8 @@ class Waker(FileSystemEventHandler):
         self._fd = fd
 
     def on_any_event(self, event: FileSystemEvent) -> None:  # noqa: ARG002 (what happened doesn't matter)
-        try:
+        with contextlib.suppress(BlockingIOError):  # a full pipe wakes as well as one byte does
             os.write(self._fd, b"!")
-        except BlockingIOError:
-            pass  # a full pipe wakes as well as one byte does
 
 
 class Events:

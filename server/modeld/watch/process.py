@@ -9,13 +9,12 @@ import socket
 import sys
 import time
 
-from modelreg import RegistryError
-
 from modeld.watch import messages
 from modeld.watch.events import Events
 from modeld.watch.messages import Begin, Look, Observed, Write, Written
 from modeld.watch.source import PointerSource, RegistrySource
 from modeld.work import prctl
+from modelreg import RegistryError
 
 #: After the first event of a burst, wait this long for the rest of it. Armed once: events can't starve it. Seconds.
 _SETTLE_S = 0.001
@@ -40,7 +39,9 @@ def main() -> None:
 class Watcher:
     """One source, one front."""
 
-    def __init__(self, front: socket.socket, source: PointerSource, events: Events, poll_interval_s: float) -> None:
+    def __init__(
+        self, front: socket.socket, source: PointerSource, events: Events, poll_interval_s: float
+    ) -> None:
         self._front = front
         self._source = source
         self._events = events

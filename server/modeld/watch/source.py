@@ -9,11 +9,10 @@ import os
 from pathlib import Path
 from typing import Protocol
 
-from modelreg import Registry
-
 from modeld.config import Source
 from modeld.swap.policy import Pointer
 from modeld.watch.messages import Write, Written
+from modelreg import Registry
 
 
 class PointerSource(Protocol):
@@ -53,7 +52,7 @@ class RegistrySource:
             if state.broken:
                 broken[name] = state.broken
             channel = state.channels.get(self._channel)
-            if channel is None:
+            if channel is None or channel.version is None:
                 continue
             pointers.append(
                 Pointer(
@@ -76,7 +75,9 @@ class RegistrySource:
             channel=self._channel,
             expect=request.expect,
         )
-        return Written(request.token, request.model, from_version=commit.from_version, to_version=commit.to_version)
+        return Written(
+            request.token, request.model, from_version=commit.from_version, to_version=commit.to_version
+        )
 
     def directories(self) -> list[Path]:
         found = [self._root]
@@ -95,5 +96,3 @@ class RegistrySource:
             self._registry = Registry(self._root)
             self._identity = identity
         return self._registry
-
-

@@ -20,7 +20,12 @@ from modeld.wire.header import MAX_RAW_FRAMES, Request, Tensor
 
 Matrix = NDArray[np.float64]
 
-_DTYPES = {"FP64": np.dtype("<f8"), "FP32": np.dtype("<f4"), "INT64": np.dtype("<i8"), "INT32": np.dtype("<i4")}
+_DTYPES: dict[str, np.dtype[Any]] = {
+    "FP64": np.dtype("<f8"),
+    "FP32": np.dtype("<f4"),
+    "INT64": np.dtype("<i8"),
+    "INT32": np.dtype("<i4"),
+}
 _NUMBERS = list[float]
 _WITH_NULLS = list[float | None]
 _ROWS = list[list[float | None]]
@@ -45,7 +50,9 @@ JSON = Decoders(msgspec.json.Decoder)
 MSGPACK = Decoders(msgspec.msgpack.Decoder)
 
 
-def parse_matrix(request: Request, raw: list[bytes], contract: Contract, max_rows: int, decoders: Decoders) -> tuple[bytes, int]:
+def parse_matrix(
+    request: Request, raw: list[bytes], contract: Contract, max_rows: int, decoders: Decoders
+) -> tuple[bytes, int]:
     """The request's rows as (float64 bytes in the contract's order, number of rows).
 
     Raises:
@@ -93,7 +100,9 @@ def check_finite(values: Matrix, contract: Contract) -> None:
     )
 
 
-def _matrix(request: Request, raw: list[bytes], contract: Contract, max_rows: int, decoders: Decoders) -> Matrix:
+def _matrix(
+    request: Request, raw: list[bytes], contract: Contract, max_rows: int, decoders: Decoders
+) -> Matrix:
     if (request.inputs is None) == (request.features is None):
         raise RequestError("MALFORMED", "predict takes either 'inputs' or 'features'")
     if request.features is not None:
@@ -114,13 +123,17 @@ def _check_frames(inputs: list[Tensor], raw: list[bytes]) -> list[bytes]:
     if len(raw) > MAX_RAW_FRAMES:
         raise RequestError("MALFORMED", f"{len(raw)} raw frames; at most {MAX_RAW_FRAMES}")
     if wanted != len(raw):
-        raise RequestError("MALFORMED", f"{wanted} inputs have no 'data' and need a raw frame each; {len(raw)} came")
+        raise RequestError(
+            "MALFORMED", f"{wanted} inputs have no 'data' and need a raw frame each; {len(raw)} came"
+        )
     return raw
 
 
 def _is_named(tensor: Tensor, contract: Contract) -> bool:
     """One tensor alone is the matrix, except a column that bears the name of a feature."""
-    return tensor.name in contract.index and (len(tensor.shape) == 1 or contract.n_features > 1 == tensor.shape[-1])
+    return tensor.name in contract.index and (
+        len(tensor.shape) == 1 or contract.n_features > 1 == tensor.shape[-1]
+    )
 
 
 def _rows_tensor(
@@ -169,7 +182,10 @@ def _check_names(names: list[str], contract: Contract, row: int) -> None:
     given = set(names)
     if unknown := [name for name in names if name not in contract.index]:
         raise RequestError(
-            "UNKNOWN_FEATURE", f"{contract.label} has no feature {unknown[0]!r} (row {row})", row=row, feature=unknown[0]
+            "UNKNOWN_FEATURE",
+            f"{contract.label} has no feature {unknown[0]!r} (row {row})",
+            row=row,
+            feature=unknown[0],
         )
     if missing := [name for name in contract.features if name not in given]:
         raise RequestError(
@@ -231,7 +247,9 @@ def _numbers(data: bytes, what: str, decoders: Decoders) -> Matrix:
 
 def _short_form(data: bytes, contract: Contract, decoders: Decoders) -> Matrix:
     named: list[dict[str, float | None]]
-    if (flat := _try(decoders.numbers, data)) is not None or (flat := _try(decoders.with_nulls, data)) is not None:
+    if (flat := _try(decoders.numbers, data)) is not None or (
+        flat := _try(decoders.with_nulls, data)
+    ) is not None:
         _check_width(len(flat), 0, contract)
         return np.array([flat], np.float64)
     if (rows := _try(decoders.rows, data)) is not None:
@@ -263,11 +281,15 @@ def _try(decode: Callable[[bytes], Any], data: bytes) -> Any:
 def _check_width(width: int, row: int, contract: Contract) -> None:
     if width != contract.n_features:
         raise RequestError(
-            "SHAPE_MISMATCH", f"{contract.label} takes {contract.n_features} features; row {row} has {width}", row=row
+            "SHAPE_MISMATCH",
+            f"{contract.label} takes {contract.n_features} features; row {row} has {width}",
+            row=row,
         )
 
 
 def _too_large(contract: Contract, rows: int, max_rows: int) -> RequestError:
     return RequestError(
-        "TOO_LARGE", f"{contract.label}: {rows} rows; at most {max_rows} in one request: send several", max_rows=max_rows
+        "TOO_LARGE",
+        f"{contract.label}: {rows} rows; at most {max_rows} in one request: send several",
+        max_rows=max_rows,
     )

@@ -11,10 +11,10 @@ import ctypes
 from typing import Any
 
 import numpy as np
-from modelreg.loaders import LoadedModel
 from numpy.typing import NDArray
 
 from modeld.work import ipc
+from modelreg.loaders import LoadedModel
 
 Matrix = NDArray[np.float64]
 
@@ -70,7 +70,7 @@ class OneRow:
     def __init__(self, model: LoadedModel, widths: list[int], packet: bytearray, offset: int) -> None:
         import lightgbm
 
-        library = lightgbm.basic._LIB
+        library = lightgbm.basic._LIB  # type: ignore[attr-defined]
         self._call = library.LGBM_BoosterPredictForMatSingleRowFast
         self.reply = bytearray(ipc.HEAD.size + 8 * sum(widths))
         self._keep: list[Any] = [model, packet]

@@ -8,13 +8,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from modelreg import golden as golden_rows
-from modelreg import loaders
-from modelreg.errors import RegistryError
-from modelreg.sealed import read_sealed
 
 from modeld.work import ipc
 from modeld.work.engine import Engine, Matrix
+from modelreg import golden as golden_rows
+from modelreg import loaders
+from modelreg.environment import library_versions
+from modelreg.errors import RegistryError
+from modelreg.sealed import read_sealed
 
 #: Rows made up for the proof where a version has no golden rows: all zero, all NaN, all one.
 _STAND_IN_ROWS = (0.0, np.nan, 1.0)
@@ -58,24 +59,36 @@ def prove(trial: ipc.Trial, stage: Callable[[str], None]) -> tuple[Engine, ipc.R
         features = list(sealed.metadata.features)
         if model.n_features != len(features):
             raise TrialFailed(
-                "validating", f"the model takes {model.n_features} features, metadata.json lists {len(features)}"
+                "validating",
+                f"the model takes {model.n_features} features, metadata.json lists {len(features)}",
             )
-        rows = golden.rows if golden is not None else np.repeat(np.array(_STAND_IN_ROWS)[:, None], len(features), 1)
+        rows = (
+            golden.rows
+            if golden is not None
+            else np.repeat(np.array(_STAND_IN_ROWS)[:, None], len(features), 1)
+        )
         if rows.shape[1] != len(features):
-            raise TrialFailed("validating", f"golden rows have {rows.shape[1]} columns for {len(features)} features")
+            raise TrialFailed(
+                "validating", f"golden rows have {rows.shape[1]} columns for {len(features)} features"
+            )
         start = time.perf_counter()
         outputs = [np.ascontiguousarray(out, np.float64) for out in model.predict(rows)]
         row_us = (time.perf_counter() - start) / len(rows) * 1e6
         _check_shapes(model.outputs, outputs, len(rows))
         if golden is not None:
-            exact = golden.libraries == loaders.libraries()
-            _replay(golden, dict(zip(model.outputs, outputs, strict=True)), trial.golden_rtol, exact)
+            answers = dict(zip(model.outputs, outputs, strict=True))
+            libraries = library_versions(tuple(golden.libraries))
+            if difference := golden_rows.first_difference(golden, answers, libraries, trial.golden_rtol):
+                raise TrialFailed("validating", f"golden rows: {difference}")
         engine = Engine(model, [1 if out.ndim == 1 else out.shape[1] for out in outputs])
         fast = engine.prove_fast_path(rows, outputs)
     ready = ipc.Ready(
         features=features,
-        schema=sealed.metadata.schema,
-        outputs=[(name, 0 if out.ndim == 1 else out.shape[1]) for name, out in zip(model.outputs, outputs, strict=True)],
+        schema=sealed.metadata.schema or "",
+        outputs=[
+            (name, 0 if out.ndim == 1 else out.shape[1])
+            for name, out in zip(model.outputs, outputs, strict=True)
+        ],
         nan_allowed=True,
         platform=sealed.metadata.format if isinstance(sealed.metadata.format, str) else "lightgbm",
         golden_rows=len(rows) if golden is not None else 0,
@@ -93,20 +106,3 @@ def _check_shapes(names: tuple[str, ...], outputs: list[Matrix], rows: int) -> N
         if not np.isfinite(out).all():
             row = int(np.argmin(np.isfinite(out).reshape(rows, -1).all(axis=1)))
             raise TrialFailed("validating", f"output {name!r} isn't finite for test row {row}")
-
-
-def _replay(golden: golden_rows.Golden, outputs: dict[str, Matrix], rtol: float, exact: bool) -> None:
-    """Golden rows give what they gave at registration: the same bits on the same libraries, else within `rtol`."""
-    if golden.outputs.keys() != outputs.keys():
-        raise TrialFailed("validating", f"golden outputs are {sorted(golden.outputs)}, the model's {sorted(outputs)}")
-    for name, expected in golden.outputs.items():
-        got = outputs[name]
-        if got.shape != expected.shape:
-            raise TrialFailed("validating", f"output {name!r}: shape {got.shape}, golden {expected.shape}")
-        same = got == expected if exact else np.isclose(got, expected, rtol=rtol, atol=0.0)
-        if not same.all():
-            row = int(np.argmin(same.reshape(len(got), -1).all(axis=1)))
-            raise TrialFailed(
-                "validating",
-                f"golden row {row}, output {name!r}: {np.ravel(got[row])[0]!r}, registered {np.ravel(expected[row])[0]!r}",
-            )

@@ -58,6 +58,10 @@ def _confine(trial: ipc.Trial) -> None:
     # The front kills a trial that is late; this alarm (default action: death) is for a trial that outlives the front.
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.setitimer(signal.ITIMER_REAL, trial.timeout_s * 1.5 + 1)
+    # What native libraries print on their way down says no more than the signal that ends them.
+    with open(os.devnull, "wb") as null:
+        os.dup2(null.fileno(), 1)
+        os.dup2(null.fileno(), 2)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _lower(resource.RLIMIT_NOFILE, 64)
     _lower(resource.RLIMIT_FSIZE, 0)

@@ -10,12 +10,14 @@ means that the front is gone, and so the zygote goes.
 
 from __future__ import annotations
 
+import fcntl
 import gc
 import os
 import selectors
 import signal
 import socket
 import sys
+from collections.abc import Callable
 
 import msgspec
 
@@ -47,12 +49,16 @@ class Imported(msgspec.Struct, tag=True):
     pid: int
 
 
+#: Descriptors in a worker, once it has put them there. The zygote's own are moved out of the way at its start.
+_STDERR, _CHANNEL = 3, 4
+
 Answer = Forked | Exited | Imported
 
 
 def main() -> None:
     """Serve forks on the descriptor that the command line names, until end of file."""
-    control = socket.socket(fileno=int(sys.argv[1]))
+    control = socket.socket(fileno=fcntl.fcntl(int(sys.argv[1]), fcntl.F_DUPFD_CLOEXEC, 16))
+    os.close(int(sys.argv[1]))
     # The front asks this process to stop through the socket; a terminal's Ctrl-C is the front's to handle.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -66,7 +72,7 @@ def main() -> None:
     _serve(control, worker.main)
 
 
-def _serve(control: socket.socket, run_worker: object) -> None:
+def _serve(control: socket.socket, run_worker: Callable[[socket.socket], None]) -> None:
     reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
@@ -86,22 +92,23 @@ def _serve(control: socket.socket, run_worker: object) -> None:
             _fork(control, msgspec.json.decode(data, type=Fork), fds[0], tokens, run_worker)
 
 
-def _fork(control: socket.socket, request: Fork, fd: int, tokens: dict[int, int], run_worker: object) -> None:
+def _fork(
+    control: socket.socket,
+    request: Fork,
+    fd: int,
+    tokens: dict[int, int],
+    run_worker: Callable[[socket.socket], None],
+) -> None:
     pid = os.fork()
     if pid == 0:
         code = 1
         try:
-            signal.set_wakeup_fd(-1)
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            channel = socket.socket(fileno=os.dup(fd))
-            # Nothing else of the zygote's stays open in the child: 0, 1, 2 and the channel.
-            keep = channel.fileno()
-            os.closerange(3, keep)
-            os.closerange(keep + 1, 4096)
-            run_worker(channel)  # type: ignore[operator]
+            _be_worker(fd, run_worker)
             code = 0
-        except BaseException as e:
-            os.write(2, f"modeld worker {os.getpid()}: {type(e).__name__}: {e}\n".encode(errors="replace"))
+        except BaseException as e:  # noqa: BLE001 (nothing may escape into the zygote's loop)
+            os.write(
+                _STDERR, f"modeld worker {os.getpid()}: {type(e).__name__}: {e}\n".encode(errors="replace")
+            )
         finally:
             os._exit(code)
     os.close(fd)
@@ -109,6 +116,16 @@ def _fork(control: socket.socket, request: Fork, fd: int, tokens: dict[int, int]
     pidfd = os.pidfd_open(pid)
     socket.send_fds(control, [msgspec.json.encode(Forked(request.token, pid))], [pidfd])
     os.close(pidfd)
+
+
+def _be_worker(fd: int, run_worker: Callable[[socket.socket], None]) -> None:
+    """In the child: keep nothing of the zygote's open but 0, 1, 2, a way to tell of our own errors, and the channel."""
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    os.dup2(2, _STDERR)
+    os.dup2(fd, _CHANNEL)
+    os.closerange(_CHANNEL + 1, 4096)
+    run_worker(socket.socket(fileno=_CHANNEL))
 
 
 def _reap(control: socket.socket, tokens: dict[int, int]) -> None:
