@@ -7,11 +7,13 @@ import hashlib
 import json
 import os
 import threading
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 
 from modelreg import ConflictError, IntegrityError, NotFoundError, Registry, RegistryError, UsageError
+from modelreg.disk import Disk
 from modelreg.golden import load
 from modelreg.sealed import read_sealed
 
@@ -202,6 +204,41 @@ def test_one_of_many_registrations_of_a_version_wins(root, registry, models):
     assert list((root / ".registry/staging").iterdir()) == []
 
 
+class Before:
+    """An os in which something else happens right before the first link."""
+
+    def __init__(self, happens: Callable[[], None]) -> None:
+        self._waiting = [happens]
+
+    def __getattr__(self, name):
+        return getattr(os, name)
+
+    def link(self, *arguments, **options):
+        if self._waiting:
+            self._waiting.pop()()
+        os.link(*arguments, **options)
+
+
+def test_a_registrant_taken_for_dead_still_wins_alone(root, registry, models):
+    """Two others meet its directory before it commits; only its owner is told success."""
+    conflicts: list[str] = []
+
+    def refused(model: str, before: Callable[[], None]) -> None:
+        other = Registry(root, disk=Disk(Before(before)))
+        with pytest.raises(ConflictError):
+            other.register("m", models[model].path, version="1.0.0", golden=False)
+        conflicts.append(model)
+
+    def equal_one_overtaken_by_a_different_one() -> None:
+        refused("a", before=lambda: refused("b", before=lambda: None))
+
+    slow = Registry(root, actor="slow", disk=Disk(Before(equal_one_overtaken_by_a_different_one)))
+    made = slow.register("m", models["a"].path, version="1.0.0", golden=False)
+    assert conflicts == ["b", "a"]
+    assert len(list((root / "m/log").glob("*.json"))) == 1
+    read_sealed(made.path, expect_digest=registry.state("m").versions["1.0.0"].digest)
+
+
 @pytest.mark.parametrize("again", ["same", "other"])
 def test_a_crash_between_rename_and_commit_is_completed(registry, root, models, again):
     """What a dead registrant left is adopted by the same registration.
@@ -215,8 +252,6 @@ def test_a_crash_between_rename_and_commit_is_completed(registry, root, models, 
 
         def link(self, *_, **__):
             raise KeyboardInterrupt
-
-    from modelreg.disk import Disk
 
     dying = Registry(root, actor="dead", disk=Disk(DiesAtCommit()))
     with pytest.raises(KeyboardInterrupt):
@@ -288,8 +323,6 @@ def test_where_symlinks_cant_be_made_a_file_names_the_version(root, models):
 
         def symlink(self, *_, **__):
             raise PermissionError(1, "Operation not permitted")
-
-    from modelreg.disk import Disk
 
     registry = Registry.init(root, disk=Disk(NoSymlinks()))
     registry.register("m", models["a"].path, version="1.0.0", golden=False)
