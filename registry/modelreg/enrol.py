@@ -96,7 +96,7 @@ def _settle(
 ) -> Record | None:
     """Put a staged version into place and commit it; None where another timestamp has to be tried."""
     target = store.root / request.name / "versions" / version
-    digest, recovered = staged.digest, False
+    digest, ours, recovered = staged.digest, True, False
     try:
         store.disk.make_dirs(model.directory)
     except OSError as error:
@@ -110,7 +110,7 @@ def _settle(
         except NotFoundError:
             continue  # set aside by somebody else meanwhile
         if leftover is not None:
-            digest, recovered = leftover.digest, not leftover.same
+            digest, ours, recovered = leftover.digest, False, not leftover.same
             break
         registration.set_aside(target, store.root, store.disk)
 
@@ -123,8 +123,9 @@ def _settle(
     try:
         record, _ = model.commit(decide, actor=request.actor, reason=request.reason, clock=store.clock)
     except ConflictError:
-        finished = _completed_by_another(model, version, digest)
-        if finished is None or recovered:
+        # Only the process that put the directory there may take a record made on its behalf for its own.
+        finished = _completed_by_another(model, version, digest) if ours else None
+        if finished is None:
             raise
         return finished
     if recovered:

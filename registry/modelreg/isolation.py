@@ -82,7 +82,7 @@ def _run(directory: Path, scratch: Path, deadline_s: float) -> int | None:
 
 
 def _judge(
-    directory: Path,
+    where: str,
     scratch: Path,
     status: int | None,
     rows: Float64 | None,
@@ -95,7 +95,7 @@ def _judge(
     )
     if status is None:
         raise LoadError(
-            f"{directory}: {doing}: not done within {deadline_s:g} s; the file is damaged or too large"
+            f"{where}: {doing}: not done within {deadline_s:g} s; the file is damaged or too large"
         )
     if status < 0:
         try:

@@ -86,7 +86,8 @@ def from_dict(raw: dict[str, Any]) -> Metadata:
 def to_dict(metadata: Metadata) -> dict[str, Any]:
     """The plain values of metadata, ``extra`` fields beside the known ones."""
     plain: dict[str, Any] = msgspec.to_builtins(metadata)
-    return {**plain, **plain.pop("extra")}
+    extra = plain.pop("extra")
+    return {**plain, **extra}
 
 
 def encode(metadata: Metadata) -> bytes:

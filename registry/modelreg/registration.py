@@ -107,6 +107,7 @@ def _prove(
         rows=golden.rows,
         outputs=list(metadata.outputs),
         settings=settings,
+        where=f"{metadata.name}:{metadata.version} isn't registered",
     )
     disk.unlink(directory / METADATA_FILE)
     disk.unlink(directory / CHECKSUM_FILE)
