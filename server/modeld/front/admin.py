@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections import deque
 from collections.abc import Callable
@@ -24,6 +25,9 @@ _HISTORY = 1000
 
 #: How the source's refusal of a write is told on the wire.
 _WRITE_CODES = {"not_found": "VERSION_NOT_AVAILABLE", "conflict": "CONFLICT", "usage": "MALFORMED"}
+
+#: libzmq's name for a peer on a unix socket, from SO_PEERCRED.
+_LOCAL_PEER = re.compile(r"[^:]*:(?P<uid>\d+):\d+:\d+")
 
 Respond = Callable[[dict[str, Any] | RequestError], None]
 
@@ -283,9 +287,8 @@ def _actor(frame: zmq.Frame) -> str:
         address = frame.get("Peer-Address")
     except zmq.ZMQError:
         return "unknown"
-    if isinstance(address, str) and address.startswith(":"):
-        return f"uid:{address.split(':')[1]}"
-    return str(address or "unknown")
+    local = _LOCAL_PEER.fullmatch(str(address))
+    return f"uid:{local['uid']}" if local else str(address or "unknown")
 
 
 _OPS: dict[str, Callable[[AdminService, AdminRequest, str, Respond], None]] = {

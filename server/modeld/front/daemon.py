@@ -37,6 +37,8 @@ from modeld.work import ipc, prctl
 
 #: Between two looks at what drains, hangs or waits. Seconds.
 _TICK_S = 0.1
+#: Status before the watcher's first word.
+_NOT_SEEN = "starting"
 #: A row of a large matrix may take this long at most before the worker counts as hung. Nanoseconds.
 _ROW_NS = 10_000_000
 
@@ -49,7 +51,7 @@ class Daemon:
         self.loop = Loop(busy_poll_us=config.loop.busy_poll_us)
         self.models: dict[str, Served] = {}
         self.source_error: str | None = None
-        self.watching = "starting"
+        self.watching = _NOT_SEEN
         self.broken: dict[str, str] = {}
         self._actor = f"modeld:uid:{os.getuid()}"
         self._log = log.get()
@@ -216,7 +218,7 @@ class Daemon:
 
     def _check_start(self) -> None:
         """Ready with the first version that serves; or, where one is required and none can be had, the end."""
-        if self._ready:
+        if self._ready or self.watching == _NOT_SEEN:
             return
         slots = [served.slot for served in self.models.values()]
         if (

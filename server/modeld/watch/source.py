@@ -61,6 +61,8 @@ class RegistrySource:
                     digest=state.versions[channel.version].digest,
                     revision=channel.seq,
                     directory=str(registry.version_dir(name, channel.version)),
+                    actor=channel.actor,
+                    reason=channel.reason or "",
                 )
             )
         return pointers, broken

@@ -19,13 +19,17 @@ MAX_RAW_FRAMES = 64
 RequestId = str | int | None
 
 
+#: A field that isn't there. Field values that are decoded later, when the contract is known, are kept raw.
+ABSENT = msgspec.Raw(b"")
+
+
 class Tensor(msgspec.Struct, gc=False):
     """One input tensor: `data` inline, or `parameters.binary_data_size` bytes in the next raw frame."""
 
     name: str
     shape: list[int]
     datatype: str
-    data: msgspec.Raw | None = None
+    data: msgspec.Raw = ABSENT
     parameters: dict[str, Any] | None = None
 
 
@@ -47,7 +51,7 @@ class Request(msgspec.Struct, gc=False):
     model_version: str | None = None
     parameters: Parameters | None = None
     inputs: list[Tensor] | None = None
-    features: msgspec.Raw | None = None
+    features: msgspec.Raw = ABSENT
 
 
 class AdminRequest(msgspec.Struct):

@@ -60,7 +60,7 @@ def parse_matrix(
             or TOO_LARGE; the message names the model, the version, and the row and the feature where there is one.
     """
     inputs = request.inputs
-    if inputs is not None and len(inputs) == 1 and len(raw) == 1 and request.features is None:
+    if inputs is not None and len(inputs) == 1 and len(raw) == 1 and not request.features:
         tensor = inputs[0]
         shape = tensor.shape
         if (
@@ -68,7 +68,7 @@ def parse_matrix(
             and len(shape) == 2
             and shape[1] == contract.n_features
             and 0 < shape[0] <= max_rows
-            and tensor.data is None
+            and not tensor.data
             and tensor.parameters is not None
             and tensor.parameters.get("binary_data_size") == len(raw[0]) == shape[0] * shape[1] * 8
         ):
@@ -103,9 +103,9 @@ def check_finite(values: Matrix, contract: Contract) -> None:
 def _matrix(
     request: Request, raw: list[bytes], contract: Contract, max_rows: int, decoders: Decoders
 ) -> Matrix:
-    if (request.inputs is None) == (request.features is None):
+    if (request.inputs is None) == (not request.features):
         raise RequestError("MALFORMED", "predict takes either 'inputs' or 'features'")
-    if request.features is not None:
+    if request.features:
         if raw:
             raise RequestError("MALFORMED", f"'features' takes no raw frames; {len(raw)} came with it")
         return _short_form(bytes(request.features), contract, decoders)
@@ -119,7 +119,7 @@ def _matrix(
 
 
 def _check_frames(inputs: list[Tensor], raw: list[bytes]) -> list[bytes]:
-    wanted = sum(tensor.data is None for tensor in inputs)
+    wanted = sum(not tensor.data for tensor in inputs)
     if len(raw) > MAX_RAW_FRAMES:
         raise RequestError("MALFORMED", f"{len(raw)} raw frames; at most {MAX_RAW_FRAMES}")
     if wanted != len(raw):
@@ -205,7 +205,7 @@ def _values(tensor: Tensor, frames: Any, count: int, contract: Contract, decoder
             "DATATYPE_UNSUPPORTED",
             f"{contract.label}: input {tensor.name!r} is {tensor.datatype!r}; send one of {', '.join(_DTYPES)}",
         )
-    if tensor.data is not None:
+    if tensor.data:
         values = _numbers(bytes(tensor.data), f"input {tensor.name!r}", decoders)
         if values.size != count:
             raise RequestError(
