@@ -35,7 +35,7 @@ class Served:
 class PredictJob(Job):
     """A request that waits for its prediction, with all that its reply needs."""
 
-    __slots__ = ("binding", "encode", "envelope", "raw", "request_id", "service", "stats")
+    __slots__ = ("binding", "encode", "envelope", "pinned", "raw", "request_id", "service", "stats")
 
     def __init__(
         self,
@@ -46,6 +46,7 @@ class PredictJob(Job):
         request_id: RequestId,
         raw: bool,
         binding: Binding,
+        pinned: bool,
         data: bytes,
         rows: int,
         admitted_ns: int,
@@ -59,6 +60,15 @@ class PredictJob(Job):
         self.request_id = request_id
         self.raw = raw
         self.binding = binding
+        #: The client named the version: no other may answer.
+        self.pinned = pinned
+
+    def rebind(self, binding: Binding) -> bool:
+        """A later generation may answer in place of one whose workers are gone, if it takes the same features."""
+        if self.pinned or binding.contract.features != self.binding.contract.features:
+            return False
+        self.binding = binding
+        return True
 
     def finish(self, tensors: list[bytes], predict_ns: int) -> None:
         binding = self.binding
@@ -195,6 +205,7 @@ class DataService:
                 request.id,
                 as_raw,
                 binding,
+                request.model_version is not None,
                 data,
                 rows,
                 admitted_ns,

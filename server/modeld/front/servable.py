@@ -17,7 +17,7 @@ import socket
 import struct
 from collections import deque
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -57,6 +57,10 @@ class Job:
     def refuse(self, error: RequestError) -> None:
         """There is no prediction, for this reason."""
         raise NotImplementedError
+
+    def rebind(self, binding: Any) -> bool:  # noqa: ARG002
+        """Whether another version may answer, and if so, from now on under its label."""
+        return False
 
 
 class WorkerLost(Exception):
@@ -179,12 +183,26 @@ class Servable:
 
     def fail_all(self, error: Callable[[], RequestError]) -> None:
         """Refuse everything that waits or is under way: exactly one error each."""
+        for job in self._take_all():
+            job.refuse(error())
+
+    def hand_over(self, binding: Any, error: Callable[[], RequestError]) -> None:
+        """Give everything that waits to another version; what mustn't be answered by another is refused."""
+        for job in self._take_all():
+            if not job.rebind(binding):
+                job.refuse(error())
+                continue
+            try:
+                binding.served.submit(job)
+            except RequestError as e:
+                job.refuse(e)
+
+    def _take_all(self) -> list[Job]:
         jobs = [*self._take_back(), *self._small, *self._bulk]
         self._small.clear()
         self._bulk.clear()
         self._queued_bytes = 0
-        for job in jobs:
-            job.refuse(error())
+        return jobs
 
     def close(self, *, kill: bool) -> None:
         for lane in self.lanes:

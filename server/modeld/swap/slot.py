@@ -37,6 +37,7 @@ class Served(Protocol):
     def pending(self) -> int: ...
     def move(self, to: State) -> None: ...
     def fail_all(self, error: Callable[[], RequestError]) -> None: ...
+    def hand_over(self, binding: Binding, error: Callable[[], RequestError]) -> None: ...
     def close(self, *, kill: bool) -> None: ...
 
 
@@ -405,7 +406,7 @@ class Slot:
             self._retire(self.warm.served)
             self.warm = None
         if not old.served.alive:
-            old.served.fail_all(self._gone)
+            old.served.hand_over(self.serving, self._gone)
         if old.served.alive and old.digest not in self.rejected:
             old.served.move(State.DRAINING)
             self.warm = old
