@@ -75,7 +75,8 @@ def highlights(results: Results) -> Iterator[str]:
     for clients in (8, 64):
         if (many := results.find(rows=1, clients=clients)) is not None:
             made, ratio = many.median(DAEMON).per_second, many.ratio("per_second")
-            yield f"one row, {clients} clients, {many.case.transport}: {made:,.0f} requests/s = {_fraction(ratio)} of the echo's"
+            line = f"one row, {clients} clients, {many.case.transport}: {made:,.0f} requests/s"
+            yield f"{line} = {_fraction(ratio)} of the echo's"
     if (matrix := results.find(rows=4096, clients=1)) is not None:
         line = f"4,096 rows, {matrix.case.transport}: {matrix.median(DAEMON).per_second * 4096:,.0f} rows/s"
         if (ratio := matrix.ratio("per_second", OFFLINE)) is not None:
