@@ -230,13 +230,15 @@ def fixed_rate(
     descriptor = int(socket.getsockopt(zmq.FD))
     sent = answered = 0
     end = due_ns[-1] + int(LAST_REPLIES_S * 1e9)
-    while answered < count:
+    while True:
         while int(socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
             reply = receive(zmq.NOBLOCK)
             replied[int(reply[1])] = now()
             answered += 1
             if error_mark in reply[3]:
                 times.errors += 1
+        if answered == count:
+            break
         moment = now()
         next_ns = due_ns[sent] if sent < count else end
         if moment < next_ns:
