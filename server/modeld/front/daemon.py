@@ -6,6 +6,7 @@ moment, and then another takes its place while the last good version goes on ans
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import time
@@ -28,6 +29,7 @@ from modeld.front.loop import Loop
 from modeld.front.notify import Notifier
 from modeld.front.servable import Lane, Servable, WorkerLost
 from modeld.front.spawner import Spawner, Worker
+from modeld.front.zsocket import ZSocket
 from modeld.swap.policy import Pointer, State
 from modeld.swap.slot import Slot, Trial, WriteOutcome
 from modeld.watch.messages import Begin, FromWatcher, Look, Observed, Write, Written
@@ -39,6 +41,8 @@ from modeld.work import ipc, prctl
 _TICK_S = 0.1
 #: Status before the watcher's first word.
 _NOT_SEEN = "starting"
+#: Objects made since the last collection before the next one: at some 20 a request, one in thousands pays for it.
+_GC_THRESHOLD = 50_000
 #: A row of a large matrix may take this long at most before the worker counts as hung. Nanoseconds.
 _ROW_NS = 10_000_000
 
@@ -92,10 +96,11 @@ class Daemon:
             ):
                 sockets.bind(sock, endpoint)
                 bound.append(endpoint)
-            self.data = DataService(data, self.models, config.limits, self.clock_ns)
-            self.admin = AdminService(admin, self)
-            self.loop.add_socket(data, self.data.on_message)
-            self.loop.add_socket(admin, self.admin.on_message)
+            data_socket, admin_socket = ZSocket(data), ZSocket(admin)
+            self.data = DataService(data_socket, self.models, config.limits, self.clock_ns)
+            self.admin = AdminService(admin_socket, self)
+            self.loop.add_socket(data_socket, self.data.on_message)
+            self.loop.add_socket(admin_socket, self.admin.on_message)
             self.loop.on_signals(
                 {signal.SIGTERM: self.drain, signal.SIGINT: self.drain, signal.SIGHUP: self._on_hangup}
             )
@@ -241,6 +246,10 @@ class Daemon:
 
     def _become_ready(self) -> None:
         self._ready = True
+        # What is there now lives as long as the process: no collection has to walk it again.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(_GC_THRESHOLD, 20, 100)
         self._log.info(
             log.READY, models={n: _version(s.slot) for n, s in self.models.items()}, watching=self.watching
         )

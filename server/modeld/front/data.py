@@ -12,6 +12,7 @@ from modeld.config import Limits
 from modeld.errors import RequestError, retryable
 from modeld.front.servable import Job
 from modeld.front.stats import Stats
+from modeld.front.zsocket import ZSocket
 from modeld.swap.policy import State
 from modeld.swap.slot import Binding, Slot
 from modeld.wire import header, replies, tensors
@@ -103,7 +104,7 @@ class DataService:
     """Handles one message at a time. Owned by the loop."""
 
     def __init__(
-        self, sock: zmq.Socket[bytes], models: dict[str, Served], limits: Limits, clock_ns: Callable[[], int]
+        self, sock: ZSocket, models: dict[str, Served], limits: Limits, clock_ns: Callable[[], int]
     ) -> None:
         self.sock = sock
         self.models = models
@@ -117,7 +118,7 @@ class DataService:
     def on_message(self) -> None:
         """Receive one message and answer it, now or when its prediction is there."""
         try:
-            frames = self.sock.recv_multipart(zmq.NOBLOCK)
+            frames = self.sock.recv()
         except zmq.Again:
             return
         admitted_ns = self.clock_ns()
@@ -148,7 +149,7 @@ class DataService:
     def send(self, envelope: list[bytes], frames: list[bytes]) -> None:
         """Send a reply; a peer that is gone or doesn't read loses it, and that is counted."""
         try:
-            self.sock.send_multipart(envelope + frames, zmq.NOBLOCK)
+            self.sock.send(envelope + frames)
         except zmq.ZMQError:
             self.dropped_replies += 1
 
