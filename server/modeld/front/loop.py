@@ -94,7 +94,9 @@ class Loop:
                         pending = True
                         break
             # A handler of the second socket may have sent on the first: look at all of them once more when any spoke.
-            timeout = 0.0 if pending or self._any_readable() else self._until_next_timer()
+            # One that stopped the loop doesn't have it sleep once more.
+            awake = pending or not self._running or self._any_readable()
+            timeout = 0.0 if awake else self._until_next_timer()
             for fd, _ in wait(timeout) if not self._busy_poll_ns or timeout == 0 else self._spin(timeout):
                 reader = self._readers.get(fd)
                 if reader is not None:
