@@ -20,7 +20,7 @@ import zmq
 
 from modeld import log
 from modeld.config import Config
-from modeld.errors import ModeldError, NothingToServe, RequestError, retryable
+from modeld.errors import ModeldError, NothingToServe
 from modeld.front import sockets
 from modeld.front.admin import AdminService
 from modeld.front.data import DataService, Served
@@ -137,8 +137,6 @@ class Daemon:
     def _shut_down(self, context: zmq.Context[Any], socks: list[zmq.Socket[bytes]], bound: list[str]) -> None:
         """From top to bottom: workers first, so that none outlives the zygote; replies last, so that they get out."""
         for served in self.models.values():
-            if served.slot.serving is not None:
-                served.slot.serving.served.fail_all(_shutting_down)
             served.slot.close()
         if hasattr(self, "_link"):
             self._link.close()
@@ -540,10 +538,6 @@ class RunningTrial:
             self._over = True
             self._worker.close(kill=True)
             self._trial.failed(stage, reason)
-
-
-def _shutting_down() -> RequestError:
-    return retryable("DRAINING", "this daemon is shutting down; ask another")
 
 
 def _sparse(counts: list[int]) -> dict[str, int]:

@@ -72,6 +72,9 @@ class Loop:
     def stop(self) -> None:
         self._running = False
 
+    def _stopped(self) -> bool:
+        return not self._running
+
     def run(self) -> None:
         """Until `stop`."""
         self._running = True
@@ -89,6 +92,8 @@ class Loop:
             for sock, _ in self._sockets:
                 if sock.active:
                     timeout = 0.0
+            if self._stopped():
+                break
             for fd, _ in wait(timeout):
                 reader = readers.get(fd)
                 if reader is not None:
