@@ -277,13 +277,14 @@ class Slot:
         self.reconcile()
 
     def close(self) -> None:
-        """Let every worker go."""
+        """Let every worker go; what is still unanswered is refused."""
         for trial in (self.trial, self.revival):
             if trial is not None and trial.candidate is not None:
                 trial.candidate.drop()
         self.trial = self.revival = None
         resident = [binding.served for binding in (self.warm, self.serving) if binding is not None]
         for served in [*self.retiring, *resident]:
+            served.fail_all(_shutting_down)
             served.close(kill=False)
 
     # -- the acts
@@ -401,17 +402,19 @@ class Slot:
         self._ports.event(kind, self.model, **told)
 
     def _put_aside(self, old: Binding) -> None:
-        """The version that served becomes the warm one, and the warm one before it is retired."""
-        if self.warm is not None:
-            self._retire(self.warm.served)
-            self.warm = None
+        """The version that served becomes the warm one, and the warm one before it is retired.
+
+        One that is dead or rejected is no use as a warm one: then the one before it stays.
+        """
         if not old.served.alive:
             old.served.hand_over(self.serving, self._gone)
-        if old.served.alive and old.digest not in self.rejected:
-            old.served.move(State.DRAINING)
-            self.warm = old
-        else:
+        if not old.served.alive or old.digest in self.rejected:
             self._retire(old.served)
+            return
+        if self.warm is not None:
+            self._retire(self.warm.served)
+        old.served.move(State.DRAINING)
+        self.warm = old
 
     def _retire(self, served: Any) -> None:
         self._ports.log("version_retired", model=self.model, version=served.contract.version)
@@ -465,7 +468,8 @@ class Slot:
             if revival.candidate is not None:
                 revival.candidate.drop()
             self._revival_failures += 1
-            self.degraded["worker"] = f"no worker of {served.contract.version}: {revival.reason}"
+            why = revival.reason or "it has other features, outputs or settings than before"
+            self.degraded["worker"] = f"no worker of {served.contract.version}: {why}"
             delay_s = _REVIVAL_BACKOFF_S[min(self._revival_failures, len(_REVIVAL_BACKOFF_S) - 1)]
             self._revival_due_ns = self._ports.clock_ns() + int(delay_s * 1e9)
             if self._revival_failures >= _LOST_AFTER:
@@ -525,6 +529,10 @@ _ACTS: dict[Act, Callable[[Slot], None]] = {
     Act.WRITE_ROLLBACK: Slot._write_rollback,
     Act.START_TRIAL: Slot._start_trial,
 }
+
+
+def _shutting_down() -> RequestError:
+    return retryable("DRAINING", "this daemon is shutting down; ask another")
 
 
 def describe_schema_change(old: Contract, new: Contract) -> str:
