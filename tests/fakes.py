@@ -64,6 +64,11 @@ class FakeServed:
         self.refused += [error() for _ in range(self.pending)]
         self.pending = 0
 
+    def hand_over(self, binding: Any, error: Callable[[], RequestError]) -> None:
+        """Requests of a fake are all pinned to their version: none may be answered by another."""
+        assert binding.served is not self
+        self.fail_all(error)
+
     def close(self, *, kill: bool) -> None:  # noqa: ARG002 (part of the port)
         assert not self.closed, f"{self.contract.label} is closed twice"
         assert not self.pending, f"{self.contract.label} is closed with {self.pending} requests unanswered"

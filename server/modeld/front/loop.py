@@ -89,6 +89,8 @@ class Loop:
             for sock, _ in self._sockets:
                 if sock.active:
                     timeout = 0.0
+            if not self._running:
+                timeout = 0.0  # stopped by a message: don't sleep first
             for fd, _ in wait(timeout):
                 reader = readers.get(fd)
                 if reader is not None:

@@ -207,12 +207,11 @@ class Servable:
     def close(self, *, kill: bool) -> None:
         for lane in self.lanes:
             lane.channel.close(kill=kill)
-            if lane.bulk_fd >= 0:
-                os.close(lane.bulk_fd)
+            self._take_lane(lane)
         self.lanes.clear()
 
     def on_packet(self, lane: Lane, packet: bytes) -> None:
-        """A RESULT or FAILED from a worker. Raises WorkerLost where it says what no sound worker would."""
+        """A RESULT from a worker. Raises WorkerLost where it says anything else."""
         if len(packet) < ipc.HEAD.size:
             raise WorkerLost(f"a packet of {len(packet)} bytes")
         kind, rows, _, _, job_id, ns = ipc.HEAD.unpack_from(packet)
@@ -310,13 +309,20 @@ class Servable:
             lane.channel.sock.send(packet)
 
     def _send_bulk(self, lane: Lane, job: Job) -> None:
+        fd = -1
+        try:
+            fd = os.memfd_create("modeld-matrix", os.MFD_CLOEXEC)
+            os.ftruncate(fd, len(job.data) + job.rows * self._reply_bytes)
+            os.pwrite(fd, job.data, 0)
+        except OSError as e:  # no descriptor, no memory: that is this request's trouble, not the daemon's
+            if fd >= 0:
+                os.close(fd)
+            job.refuse(retryable("BUSY", f"{self.contract.label}: no room for the matrix: {e.strerror}"))
+            return
         self._next_id += 1
         lane.since_ns = self._clock_ns()
         job.queue_ns = lane.since_ns - job.admitted_ns
-        fd = os.memfd_create("modeld-matrix", os.MFD_CLOEXEC)
         lane.bulk, lane.bulk_id, lane.bulk_fd = job, self._next_id, fd
-        os.ftruncate(fd, len(job.data) + job.rows * self._reply_bytes)
-        os.pwrite(fd, job.data, 0)
         packet = ipc.head(
             ipc.PREDICT_MEMFD, rows=job.rows, columns=self.contract.n_features, job=self._next_id
         )
