@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 import threading
 import time
 from collections.abc import Iterator
+from multiprocessing import resource_tracker
 
 import psutil
 import pytest
+import zmq
 
 #: What is still on its way out when a test ends gets this long. Seconds.
 _GRACE_S = 2.0
@@ -25,10 +28,19 @@ def _open() -> set[str]:
             continue
     for fd in os.listdir("/proc/self/fd"):
         try:
-            found.add(f"descriptor {fd} {os.readlink(f'/proc/self/fd/{fd}')}")
+            target = os.readlink(f"/proc/self/fd/{fd}")
         except OSError:  # the listing's own, closed again
             continue
+        if not target.startswith(sys.prefix):  # fonts that a library keeps open, say
+            found.add(f"descriptor {fd} {target}")
     return found
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _helpers_of_the_standard_library() -> None:
+    """Start what stays until the interpreter ends, so that it isn't the fault of the test that needs it first."""
+    resource_tracker.ensure_running()
+    zmq.Context.instance().socket(zmq.PAIR).close()
 
 
 @pytest.fixture(autouse=True)
