@@ -421,6 +421,18 @@ def test_a_death_with_a_second_worker_hands_the_work_over_at_once(stage):
     assert all(right(job) for job in jobs)
 
 
+def test_a_batch_that_comes_back_keeps_its_order(stage):
+    """What was admitted first is computed first by the next worker too, ahead of what came later."""
+    worker = stage.worker()
+    stage.submit([0, 0])
+    stage.submit([1, 0], [2, 0], [3, 0])
+    stage.serve(worker)  # the three are under way now
+    stage.submit([4, 0])
+    stage.die(worker)
+    _, _, _, rows = stage.worker().take()
+    assert rows[:, 0].tolist() == [1, 2, 3, 4]
+
+
 def test_a_request_to_a_worker_that_is_just_gone_is_put_back(stage):
     """A send into a closed channel is no error: the death that follows brings the request back."""
     worker = stage.worker()
