@@ -178,25 +178,6 @@ def test_a_message_that_came_before_the_socket_was_added_is_handled(loop, pairs)
     assert not server.raw.poll(0)
 
 
-def test_a_removed_socket_is_left_alone(loop, pairs):
-    """Also when its handler removes it."""
-    server, client = pairs()
-    seen = []
-
-    def handle() -> None:
-        seen += server.recv()
-        loop.remove_socket(server)
-        loop.call_in(0.05, loop.stop)
-
-    loop.add_socket(server, handle)
-    client.send(b"first")
-    loop.run()
-    loop.call_in(0.02, loop.stop)
-    client.send(b"second")
-    loop.run()
-    assert seen == [b"first"]
-
-
 def test_signals_run_in_the_loop(loop):
     """The handler runs between two callbacks, once for each signal."""
     before = signal.getsignal(signal.SIGUSR1)
