@@ -66,6 +66,7 @@ class FakeServed:
 
     def hand_over(self, binding: Binding, error: Callable[[], RequestError]) -> None:
         """To a version with a worker, if it takes the same features."""
+        assert binding.served is not self
         if binding.served.alive and binding.contract.features == self.contract.features:
             binding.served.pending += self.pending
             self.pending = 0

@@ -421,6 +421,23 @@ def test_a_death_with_a_second_worker_hands_the_work_over_at_once(stage):
     assert all(right(job) for job in jobs)
 
 
+def test_a_batch_that_comes_back_keeps_its_order(stage):
+    """What was admitted first is computed first by the next worker too, one by one, ahead of what came later."""
+    worker = stage.worker()
+    stage.submit([0, 0])
+    stage.submit([1, 0], [2, 0], [3, 0])
+    stage.serve(worker)  # the three are under way now
+    stage.submit([4, 0])
+    stage.die(worker)
+    worker = stage.worker()
+    seen = []
+    while not worker.idle:
+        packet = worker.peer.recv(ipc.MAX_PACKET, socket.MSG_PEEK)
+        seen.append(np.frombuffer(packet, np.float64, offset=ipc.HEAD.size)[::2].tolist())
+        stage.serve(worker)
+    assert seen == [[1], [2], [3], [4]]
+
+
 def test_a_request_to_a_worker_that_is_just_gone_is_put_back(stage):
     """A send into a closed channel is no error: the death that follows brings the request back."""
     worker = stage.worker()
@@ -477,6 +494,7 @@ def test_a_silent_worker_shows_as_hung(stage):
     assert stage.servable.hung(100, 10) == []
     stage.ns += 1
     assert stage.servable.hung(100, 10) == [worker.lane]
+    stage.serve(worker)
     stage.submit([[1, 0]] * 20)
     stage.ns += 300
     assert stage.servable.hung(100, 10) == []

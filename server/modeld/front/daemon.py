@@ -304,7 +304,6 @@ class Daemon:
         lane = Lane(worker)
 
         def on_packet(packet: bytes) -> None:
-            lane.since_ns = self.clock_ns()
             try:
                 served.on_packet(lane, packet)
             except WorkerLost as e:
@@ -363,9 +362,9 @@ class Daemon:
             slot = served.slot
             resident = [binding.served for binding in (slot.serving, slot.warm) if binding is not None]
             for one in (*resident, *slot.retiring):
+                one.expire()
                 for lane in one.hung(small_ns, _ROW_NS):
                     self._log.error(log.WORKER_HUNG, model=name, worker=lane.channel.pid)
-                    lane.since_ns = self.clock_ns()
                     lane.channel.kill()
             slot.tick()
         self._check_start()

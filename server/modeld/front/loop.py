@@ -72,9 +72,6 @@ class Loop:
     def stop(self) -> None:
         self._running = False
 
-    def _stopped(self) -> bool:
-        return not self._running
-
     def run(self) -> None:
         """Until `stop`."""
         self._running = True
@@ -82,18 +79,17 @@ class Loop:
         readers = self._readers
         while self._running:
             self.turns += 1
-            timeout = self._until_next_timer() if self._timers else 1.0
             for sock, on_message in self._sockets:
                 if sock.active:
                     turn = _TURN
                     while turn and sock.readable():
                         on_message()
                         turn -= 1
+            # After the messages: one of them may have set a timer or stopped the loop.
+            timeout = self._sleep_s()
             for sock, _ in self._sockets:
                 if sock.active:
                     timeout = 0.0
-            if self._stopped():
-                break
             for fd, _ in wait(timeout):
                 reader = readers.get(fd)
                 if reader is not None:
@@ -109,6 +105,11 @@ class Loop:
                 return ready
             if self._clock_ns() >= until:
                 return self._epoll.poll(timeout)
+
+    def _sleep_s(self) -> float:
+        if not self._running:
+            return 0.0
+        return self._until_next_timer() if self._timers else 1.0
 
     def _until_next_timer(self) -> float:
         return min(1.0, max(0.0, (self._timers[0][0] - self._clock_ns()) / 1e9))

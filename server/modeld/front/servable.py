@@ -79,7 +79,9 @@ class Channel(Protocol):
 class Lane:
     """What one worker has under way: at most one batch of small requests and one large matrix."""
 
-    __slots__ = ("bulk", "bulk_fd", "bulk_id", "channel", "since_ns", "small", "small_id", "small_rows")
+    __slots__ = (
+        "bulk", "bulk_fd", "bulk_id", "bulk_since_ns", "channel", "small", "small_id", "small_rows", "small_since_ns",
+    )  # fmt: skip
 
     def __init__(self, channel: Channel) -> None:
         self.channel = channel
@@ -89,12 +91,15 @@ class Lane:
         self.bulk: Job | None = None
         self.bulk_id = 0
         self.bulk_fd = -1
-        #: When the worker last got something or said something.
-        self.since_ns = 0
+        #: When the worker got what it has under way.
+        self.small_since_ns = 0
+        self.bulk_since_ns = 0
 
-    @property
-    def busy(self) -> bool:
-        return self.small is not None or self.bulk is not None
+    def late(self, now_ns: int, small_ns: int, row_ns: int) -> bool:
+        """Whether the worker has had something for longer than any honest one takes."""
+        if self.small is not None and now_ns - self.small_since_ns > small_ns:
+            return True
+        return self.bulk is not None and now_ns - self.bulk_since_ns > small_ns + self.bulk.rows * row_ns
 
 
 class Servable:
@@ -175,11 +180,17 @@ class Servable:
     def hung(self, small_ns: int, row_ns: int) -> list[Lane]:
         """Lanes whose worker has been silent for longer than any honest one."""
         now = self._clock_ns()
-        return [
-            lane
-            for lane in self.lanes
-            if lane.busy and now - lane.since_ns > small_ns + (lane.bulk.rows * row_ns if lane.bulk else 0)
-        ]
+        return [lane for lane in self.lanes if lane.late(now, small_ns, row_ns)]
+
+    def expire(self) -> None:
+        """Refuse what waits and is late, also while there is no worker to take it."""
+        now = self._clock_ns()
+        for queue in (self._small, self._bulk):
+            late = [job for job in queue if job.deadline_ns is not None and job.deadline_ns <= now]
+            for job in late:
+                queue.remove(job)
+                self._queued_bytes -= len(job.data)
+                self._expired(job, now)
 
     def fail_all(self, error: Callable[[], RequestError]) -> None:
         """Refuse everything that waits or is under way: exactly one error each."""
@@ -277,6 +288,8 @@ class Servable:
                     continue
                 batch.append(job)
                 rows += job.rows
+                if job.attempts:
+                    break  # it was under way when a worker died: alone, it takes no innocent one with it
             if batch:
                 data = batch[0].data if len(batch) == 1 else b"".join([job.data for job in batch])
                 self._send_small(lane, batch, data, rows)
@@ -301,7 +314,7 @@ class Servable:
         now = self._clock_ns()
         for job in batch:
             job.queue_ns = now - job.admitted_ns
-        lane.since_ns = now
+        lane.small_since_ns = now
         packet = ipc.HEAD.pack(ipc.PREDICT, rows, self.contract.n_features, 0, self._next_id, 0) + data
         # A worker that is gone shows by its channel's end of file, which puts the batch back; the socket buffer
         # holds all that a lane may have under way, so a full one is a hung worker, and the sweep ends that.
@@ -320,8 +333,8 @@ class Servable:
             job.refuse(retryable("BUSY", f"{self.contract.label}: no room for the matrix: {e.strerror}"))
             return
         self._next_id += 1
-        lane.since_ns = self._clock_ns()
-        job.queue_ns = lane.since_ns - job.admitted_ns
+        lane.bulk_since_ns = self._clock_ns()
+        job.queue_ns = lane.bulk_since_ns - job.admitted_ns
         lane.bulk, lane.bulk_id, lane.bulk_fd = job, self._next_id, fd
         packet = ipc.head(
             ipc.PREDICT_MEMFD, rows=job.rows, columns=self.contract.n_features, job=self._next_id

@@ -201,8 +201,11 @@ class Slot:
             self._ports.call_in(0, self.reconcile)
 
     def replied(self) -> None:
-        """A reply by the serving version, while on probation."""
-        self._probation_left -= 1
+        """A reply by the serving version."""
+        if self._probation_left > 1:
+            self._probation_left -= 1
+        elif self._probation_left:
+            self._probation_until_ns = 0
 
     @property
     def on_probation(self) -> bool:
@@ -271,6 +274,9 @@ class Slot:
             and not self.warm.served.pending
         ):
             self.warm.served.move(State.WARM)
+        if self._probation_left and not self.on_probation:
+            self._probation_left = 0
+            self._ports.log("probation_passed", model=self.model, generation=self.generation)
         for served in [served for served in self.retiring if not served.pending]:
             self.retiring.remove(served)
             served.close(kill=False)

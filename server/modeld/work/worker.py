@@ -107,12 +107,14 @@ def _serve(channel: socket.socket, engine: Engine) -> None:
     bulk: _Bulk | None = None
     while True:
         if bulk is not None:
+            # One slice between two packets: neither waits for more than one of the other.
+            if bulk.step(engine):
+                channel.send(ipc.head(ipc.RESULT, rows=bulk.rows, job=bulk.job, ns=bulk.spent_ns))
+                bulk = None
+                continue
             try:
                 size, fds, _, _ = channel.recvmsg_into([into], 64, socket.MSG_DONTWAIT)
             except BlockingIOError:
-                if bulk.step(engine):
-                    channel.send(ipc.head(ipc.RESULT, rows=bulk.rows, job=bulk.job, ns=bulk.spent_ns))
-                    bulk = None
                 continue
         else:
             size, fds, _, _ = channel.recvmsg_into([into], 64)
