@@ -54,6 +54,10 @@ class FakeServed:
     def alive(self) -> bool:
         return bool(self.workers)
 
+    @property
+    def n_workers(self) -> int:
+        return len(self.workers)
+
     def move(self, to: State) -> None:
         if to not in TRANSITIONS[self.state]:
             raise AssertionError(f"{self.contract.label}: {self.state} → {to} is no legal transition")

@@ -93,6 +93,7 @@ class Config(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     endpoints: Endpoints = Endpoints()
     watch: Watch = Watch()
     trial: TrialSettings = TrialSettings()
+    workers: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
     probation: Probation = Probation()
     on_reject: Literal["rollback", "hold"] = "rollback"
     limits: Limits = Limits()

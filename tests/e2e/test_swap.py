@@ -252,3 +252,25 @@ def test_two_models_swap_independently(
         operator.reload("alpha")
         assert client.predict(rows[0], model="alpha").version == "1.1.0"
         assert client.predict(rows[0], model="classes").version == "1.0.0"
+
+
+def test_more_workers_serve_one_version(
+    make_daemon: Callable[..., Daemon], registry: Registry, trained: dict[str, Trained], rows: np.ndarray
+) -> None:
+    """Each is proved by itself; a new version gets as many, and the answers don't tell them apart."""
+    daemon = make_daemon(registry.root, workers=3).start()
+
+    def serving(version: str) -> int:
+        return sum(
+            worker["version"] == version and worker["state"] == "serving"
+            for worker in daemon.status()["workers"]
+        )
+
+    wait_until(lambda: serving("1.0.0") == 3)
+    with Stream(daemon, rows) as one, Stream(daemon, rows) as two:
+        registry.promote("alpha:1.1.0", reason="next")
+        one.until("1.1.0")
+        two.until("1.1.0")
+        wait_until(lambda: serving("1.1.0") == 3)
+    check(one, trained, rows)
+    check(two, trained, rows)

@@ -65,16 +65,16 @@ PROBATION = View(desired=TWO, serving=resident(TWO), warm=resident(ONE), condemn
             replace(PROBATION, warm=resident(ONE, alive=False)), None, id="failed in probation, warm one dead"
         ),
         pytest.param(
-            View(ONE, resident(ONE, alive=False, revivable=True)), Act.REVIVE, id="a dead worker is replaced"
+            View(ONE, resident(ONE, alive=False, short=True)), Act.REVIVE, id="a dead worker is replaced"
         ),
         pytest.param(View(ONE, resident(ONE, alive=False)), None, id="a dead worker, a revival under way"),
         pytest.param(
-            View(TWO, resident(TWO, alive=False, revivable=True, lost=True), resident(ONE)),
+            View(TWO, resident(TWO, alive=False, short=True, lost=True), resident(ONE)),
             Act.FALL_BACK,
             id="lost, with a warm one",
         ),
         pytest.param(
-            View(TWO, resident(TWO, alive=False, revivable=True, lost=True)), Act.REVIVE, id="lost, none warm"
+            View(TWO, resident(TWO, alive=False, short=True, lost=True)), Act.REVIVE, id="lost, none warm"
         ),
         pytest.param(View(TWO, resident(ONE), held=True), None, id="held: no trial"),
         pytest.param(
@@ -95,8 +95,8 @@ def everything():
     residents = (
         None,
         *(
-            resident(of, alive=alive, revivable=revivable, lost=lost)
-            for of, (alive, revivable, lost) in product(
+            resident(of, alive=alive, short=short, lost=lost)
+            for of, (alive, short, lost) in product(
                 (ONE, TWO),
                 ((True, False, False), (False, False, False), (False, True, False), (False, True, True)),
             )

@@ -338,6 +338,7 @@ class Daemon:
             allow_schema_change=config.trial.allow_schema_change,
             probation_s=config.probation.seconds,
             probation_requests=config.probation.requests,
+            workers=config.workers,
         )
 
     def _on_bad_output(self, served: Servable, what: str) -> str:

@@ -143,6 +143,10 @@ class Servable:
         return bool(self.lanes)
 
     @property
+    def n_workers(self) -> int:
+        return len(self.lanes)
+
+    @property
     def pending(self) -> int:
         """Requests admitted and not yet answered."""
         under_way = sum(len(lane.small or ()) + (lane.bulk is not None) for lane in self.lanes)

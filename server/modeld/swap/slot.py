@@ -34,6 +34,8 @@ class Served(Protocol):
     @property
     def alive(self) -> bool: ...
     @property
+    def n_workers(self) -> int: ...
+    @property
     def pending(self) -> int: ...
     def move(self, to: State) -> None: ...
     def fail_all(self, error: Callable[[], RequestError]) -> None: ...
@@ -143,6 +145,7 @@ class Slot:
         allow_schema_change: bool,
         probation_s: float,
         probation_requests: int,
+        workers: int = 1,
     ) -> None:
         self.model = model
         self.desired: Pointer | None = None
@@ -166,6 +169,7 @@ class Slot:
         self._allow_schema_change = allow_schema_change
         self._probation_s = probation_s
         self._probation_requests = probation_requests
+        self._workers = workers
         self._probation_until_ns = 0
         self._probation_left = 0
         self._revival_failures = 0
@@ -183,7 +187,7 @@ class Slot:
     def worker_died(self, served: Any, how: str) -> None:
         """A worker of a resident version is gone."""
         self._ports.log("worker_died", model=self.model, version=served.contract.version, how=how)
-        if self.serving is not None and served is self.serving.served and not served.alive:
+        if self.serving is not None and served is self.serving.served:
             if self.on_probation and self.warm is not None and self.warm.served.alive:
                 self.condemned = f"{how} in probation"
         elif self.warm is not None and served is self.warm.served and not served.alive:
@@ -241,7 +245,11 @@ class Slot:
                 binding.digest,
                 binding.revision,
                 alive=alive,
-                revivable=not alive and self.revival is None and now >= self._revival_due_ns,
+                short=(
+                    binding.served.n_workers < self._workers
+                    and self.revival is None
+                    and now >= self._revival_due_ns
+                ),
                 lost=not alive and self._revival_failures >= _LOST_AFTER,
             )
         if self.warm is not None:
@@ -455,7 +463,7 @@ class Slot:
     def _revive(self) -> None:
         assert self.serving is not None
         served = self.serving.served
-        self._ports.log("reviving_worker", model=self.model, version=served.contract.version)
+        self._ports.log("starting_worker", model=self.model, version=served.contract.version)
         self.revival = Trial(served.pointer, self._ports.clock_ns(), self._revival_over)
         self.revival.candidate = self._ports.start_trial(served.pointer, self.revival)
 
@@ -467,7 +475,7 @@ class Slot:
         served = self.serving.served
         if revival.outcome == "ready" and revival.served.contract == served.contract:
             self._revival_failures = 0
-            self._ports.log("revived_worker", model=self.model, version=served.contract.version)
+            self._ports.log("worker_joined", model=self.model, version=served.contract.version)
             self.degraded.pop("worker", None)
             self._ports.join(served, revival.worker)
         else:
