@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -24,18 +25,24 @@ FLAGS = ["-std=gnu11", "-O3", "-ffp-contract=off", "-fPIC", "-shared", "-fvisibi
 class KernelHook(BuildHookInterface):
     """The hook that pyproject.toml names."""
 
-    def initialize(self, version: str, build_data: dict[str, Any]) -> None:  # noqa: ARG002 (hatch's interface)
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         folder = Path(self.root, FOLDER)
-        target = folder / "_kernel.so"
+        # A wheel's kernel is made elsewhere: an editable install's, beside the sources, may be in use.
+        self._made = tempfile.mkdtemp(prefix="modeld-kernel-")
+        target = folder / "_kernel.so" if version == "editable" else Path(self._made, "_kernel.so")
         why = build(folder / "kernel.c", target)
         if why is not None:
             target.unlink(missing_ok=True)
             print(f"modeld: no scoring kernel in this install, workers will predict: {why}", file=sys.stderr)
             return
-        build_data["artifacts"].append(f"/{FOLDER}/_kernel.so")
+        if version != "editable":
+            build_data["force_include"][str(target)] = "modeld/forest/_kernel.so"
         build_data["pure_python"] = False
         platform = sysconfig.get_platform().replace("-", "_").replace(".", "_")
         build_data["tag"] = f"py3-none-{platform}"
+
+    def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:  # noqa: ARG002
+        shutil.rmtree(self._made, ignore_errors=True)
 
 
 def build(source: Path, target: Path) -> str | None:
