@@ -18,6 +18,19 @@ import zmq
 _GRACE_S = 2.0
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--campaign", type=int, default=0, help="how many cases the fuzzing and property tests try; 0: a few"
+    )
+
+
+@pytest.fixture(scope="session")
+def campaign(request: pytest.FixtureRequest) -> int:
+    """What --campaign says: 0 for the short form of a test that could go on for hours."""
+    cases: int = request.config.getoption("--campaign")
+    return cases
+
+
 def _open() -> set[str]:
     """Threads, children and descriptors of this process, as words."""
     found = {f"thread {thread.name} {thread.ident}" for thread in threading.enumerate()}

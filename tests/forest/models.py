@@ -73,7 +73,12 @@ def labels(matrix: Matrix, kind: str, seed: int = 0) -> Matrix:
 
 
 def train(
-    matrix: Matrix, kind: str = "real", trees: int = 12, categories: int = 0, **parameters: Any
+    matrix: Matrix,
+    kind: str = "real",
+    trees: int = 12,
+    categories: int = 0,
+    target: Matrix | None = None,
+    **parameters: Any,
 ) -> lightgbm.Booster:
     settings = {
         "objective": "regression", "num_leaves": 15, "min_data_in_leaf": 3, "min_data_per_group": 2, "cat_smooth": 1.0,
@@ -81,9 +86,10 @@ def train(
     } | parameters  # fmt: skip
     group = [len(matrix) // 4] * 4 if kind == "rank" else None
     columns = matrix.shape[1]
+    target = labels(matrix, kind) if target is None else target
     dataset = lightgbm.Dataset(
         matrix[: sum(group)] if group else matrix,
-        labels(matrix, kind)[: sum(group)] if group else labels(matrix, kind),
+        target[: sum(group)] if group else target,
         group=group,
         categorical_feature=list(range(columns - categories, columns)),
     )
