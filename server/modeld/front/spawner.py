@@ -22,6 +22,8 @@ from modeld.work import ipc, zygote
 
 #: Seconds between a zygote's death and the next one, so that one that can't start doesn't spin.
 _RESPAWN_S = 0.25
+#: A zygote that has imported the libraries forks within this time; one that has not yet, within that. Seconds.
+_FORK_S, _IMPORT_S = 3.0, 60.0
 
 
 class Worker:
@@ -34,8 +36,10 @@ class Worker:
     def __init__(self, spawner: Spawner, sock: socket.socket, token: int) -> None:
         self.sock = sock
         self.token = token
+        #: 0 until the zygote has forked it.
         self.pid = 0
         self.pidfd = -1
+        self.asked_ns = spawner.loop.clock_ns()
         self.on_packet: Callable[[bytes], None] = lambda _: None
         self.on_end: Callable[[str], None] = lambda _: None
         self.ended: str | None = None
@@ -102,7 +106,9 @@ class Worker:
 def describe_exit(status: int) -> str:
     """A waitpid status in words: 'the worker was killed by SIGABRT'."""
     if os.WIFSIGNALED(status):
-        return f"the worker was killed by {signal.Signals(os.WTERMSIG(status)).name}"
+        number = os.WTERMSIG(status)
+        known = number in signal.Signals.__members__.values()
+        return f"the worker was killed by {signal.Signals(number).name if known else f'signal {number}'}"
     return f"the worker exited with status {os.waitstatus_to_exitcode(status)}"
 
 
@@ -121,7 +127,7 @@ class Spawner:
         self._start_zygote()
 
     def spawn(self) -> Worker:
-        """A new worker; its first packet must be a TRIAL."""
+        """A new worker; its first packet must be a TRIAL. Raises OSError where there is no descriptor left for it."""
         self._token += 1
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
@@ -132,9 +138,19 @@ class Spawner:
             socket.send_fds(self._control, [msgspec.json.encode(zygote.Fork(self._token))], [theirs.fileno()])
         return worker
 
+    def sweep(self) -> None:
+        """Kill a zygote that doesn't fork what it is asked for: another takes its place."""
+        limit_ns = int((_FORK_S if self._imported else _IMPORT_S) * 1e9)
+        now = self.loop.clock_ns()
+        if any(not worker.pid and now - worker.asked_ns > limit_ns for worker in self._workers.values()):
+            self._log.warning(log.ZYGOTE_DIED, pid=self.zygote_pid, why="it doesn't fork")
+            self._process.kill()
+
     def close(self) -> None:
-        """End the zygote; workers end when their channels do."""
+        """End the zygote and every worker that is left."""
         self._closing = True
+        for worker in self._workers.values():
+            worker.kill()
         self.loop.remove_reader(self._control.fileno())
         self._control.close()
         try:
@@ -144,6 +160,7 @@ class Spawner:
             self._process.wait()
 
     def _start_zygote(self) -> None:
+        self._imported = False
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         environment = {
             k: v for k, v in os.environ.items() if k not in ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
@@ -155,7 +172,7 @@ class Spawner:
                 pass_fds=[theirs.fileno()],
                 env=environment,
                 stdin=subprocess.DEVNULL,
-                stdout=sys.stderr.fileno(),
+                stdout=2,
             )
         self._control.setblocking(False)
         self.zygote_pid = self._process.pid
@@ -173,6 +190,10 @@ class Spawner:
             return
         answer = msgspec.json.decode(data, type=zygote.Answer)
         if isinstance(answer, zygote.Imported):
+            self._imported = True
+            now = self.loop.clock_ns()
+            for waiting in self._workers.values():
+                waiting.asked_ns = now
             return
         worker = self._workers.get(answer.token)
         if isinstance(answer, zygote.Forked):
@@ -195,9 +216,25 @@ class Spawner:
         if self._closing:
             return
         self.zygote_restarts += 1
+        for worker in list(self._workers.values()):
+            if worker.pid:
+                self._adopt(worker)
+            else:
+                del self._workers[worker.token]  # never forked: its channel is at its end
         self._log.warning(log.ZYGOTE_DIED, pid=self.zygote_pid, status=status)
         self._control = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)[0]
         self.loop.call_in(_RESPAWN_S, self._restart_zygote)
+
+    def _adopt(self, worker: Worker) -> None:
+        """A worker without a zygote is our child now (child_subreaper): learn of its end by its pidfd."""
+
+        def ended() -> None:
+            self.loop.remove_reader(worker.pidfd)
+            status = os.waitpid(worker.pid, 0)[1]
+            self._workers.pop(worker.token, None)
+            worker.reaped(status)
+
+        self.loop.add_reader(worker.pidfd, ended)
 
     def _restart_zygote(self) -> None:
         if not self._closing:

@@ -34,9 +34,10 @@ def head(kind: int, *, rows: int = 0, columns: int = 0, job: int = 0, ns: int = 
 
 
 class Trial(msgspec.Struct):
-    """What a worker is to prove. `directory` holds the sealed version; nothing but `digest` is believed of it."""
+    """What a worker is to prove. The first of `directories` that can be read has the sealed version; nothing of it is
+    believed but what fits `digest`."""
 
-    directory: str
+    directories: list[str]
     model: str
     version: str
     digest: str
@@ -61,7 +62,8 @@ class Ready(msgspec.Struct):
 
 
 class Rejected(msgspec.Struct):
-    """Why a version can't be served."""
+    """Why a version can't be served. `again`: its files can't be had now, which says nothing about the version."""
 
     stage: str
     reason: str
+    again: bool = False

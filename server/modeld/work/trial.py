@@ -14,9 +14,10 @@ from modeld.work.engine import Engine, Matrix
 from modelreg import golden as golden_rows
 from modelreg import loaders
 from modelreg.environment import library_versions
-from modelreg.errors import RegistryError
+from modelreg.errors import NotFoundError, RegistryError, StoreUnavailableError
 from modelreg.goldenrows import synthesise
 from modelreg.lgbtext import parse_header
+from modelreg.loaders import LoadedModel
 from modelreg.sealed import Sealed, read_sealed
 
 #: Rows made up for the proof where a version has no golden rows, and the share of NaN in them.
@@ -26,9 +27,11 @@ _STAND_IN_ROWS, _NAN_FRACTION = 256, 0.02
 class TrialFailed(Exception):
     """The version can't be served; the message says why."""
 
-    def __init__(self, stage: str, reason: str) -> None:
+    def __init__(self, stage: str, reason: str, *, again: bool = False) -> None:
         super().__init__(reason)
         self.stage = stage
+        #: The files can't be had now: no fault of the version's.
+        self.again = again
 
 
 def prove(trial: ipc.Trial, stage: Callable[[str], None]) -> tuple[Engine, ipc.Ready]:
@@ -45,6 +48,8 @@ def prove(trial: ipc.Trial, stage: Callable[[str], None]) -> tuple[Engine, ipc.R
         start = time.perf_counter()
         try:
             yield
+        except (NotFoundError, StoreUnavailableError) as e:
+            raise TrialFailed(name, str(e), again=True) from e
         except (RegistryError, OSError) as e:
             raise TrialFailed(name, str(e)) from e
         except MemoryError as e:
@@ -52,7 +57,7 @@ def prove(trial: ipc.Trial, stage: Callable[[str], None]) -> tuple[Engine, ipc.R
         timings[name] = round((time.perf_counter() - start) * 1e3, 3)
 
     with timed("verifying"):
-        sealed = read_sealed(Path(trial.directory), expect_digest=trial.digest, max_bytes=trial.max_bytes)
+        sealed = _read(trial)
     with timed("loading"):
         model = loaders.load(sealed)
     with timed("validating"):
@@ -64,6 +69,7 @@ def prove(trial: ipc.Trial, stage: Callable[[str], None]) -> tuple[Engine, ipc.R
                 "validating",
                 f"the model takes {model.n_features} features, metadata.json lists {len(features)}",
             )
+        _check_names(model, features)
         rows = golden.rows if golden is not None else _stand_in_rows(sealed)
         if rows.shape[1] != len(features):
             raise TrialFailed(
@@ -97,6 +103,18 @@ def prove(trial: ipc.Trial, stage: Callable[[str], None]) -> tuple[Engine, ipc.R
     return engine, ready
 
 
+def _read(trial: ipc.Trial) -> Sealed:
+    """The version's files, from the first directory that has them whole; if none has, the first one's trouble."""
+    trouble: RegistryError | None = None
+    for directory in trial.directories:
+        try:
+            return read_sealed(Path(directory), expect_digest=trial.digest, max_bytes=trial.max_bytes)
+        except RegistryError as e:
+            trouble = trouble or e
+    assert trouble is not None
+    raise trouble
+
+
 def _stand_in_rows(sealed: Sealed) -> Matrix:
     """Rows spread over the ranges that the model's text names, or over [-1, 1] where it names none."""
     infos: list[list[str]] = [[] for _ in sealed.metadata.features]
@@ -106,6 +124,16 @@ def _stand_in_rows(sealed: Sealed) -> Matrix:
                 column.append(info)
     seed = sealed.digest.encode()
     return synthesise(infos, rows=_STAND_IN_ROWS, nan_fraction=_NAN_FRACTION, seed=seed)
+
+
+def _check_names(model: LoadedModel, features: list[str]) -> None:
+    """The contract's order must be the model's own where the model knows its features by the same names."""
+    for output, booster in model.boosters.items():
+        own = booster.feature_name()
+        if own != features and sorted(own) == sorted(features):
+            raise TrialFailed(
+                "validating", f"output {output!r} takes its features in another order than metadata.json"
+            )
 
 
 def _check_shapes(names: tuple[str, ...], outputs: list[Matrix], rows: int) -> None:

@@ -42,7 +42,7 @@ def main(channel: socket.socket) -> None:
     try:
         engine, ready = prove(trial, stage)
     except TrialFailed as failure:
-        answer = msgspec.json.encode(ipc.Rejected(failure.stage, str(failure)))
+        answer = msgspec.json.encode(ipc.Rejected(failure.stage, str(failure), failure.again))
         channel.send(ipc.head(ipc.REJECTED) + answer[: ipc.INLINE_BYTES])
         return
     signal.setitimer(signal.ITIMER_REAL, 0)
