@@ -44,6 +44,12 @@ STOPPED = "stopped"
 STALE_SOCKET = "stale_socket_replaced"
 BAD_CONFIG = "bad_configuration"
 
+RELOADING = "reloading"
+MODEL_BROKEN = "model_broken"
+
+#: Events that an operator should be told of.
+WARNINGS = frozenset({REJECTED, FELL_BACK, WORKER_DIED, TRIAL_ABORTED, WRITE_FAILED})
+
 Format = Literal["auto", "json", "text"]
 
 

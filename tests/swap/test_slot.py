@@ -234,7 +234,7 @@ def test_other_features_are_a_rejection(slot, ports):
     ports.trials[-1].ready(contract("1.1.0", ("sma_5", "rsi")))
     assert versions(slot) == ("1.0.0", None)
     assert ports.trials[-1].dropped
-    assert "1 new ['rsi'], 1 gone ['sma_20']" in slot.last_rejection.reason
+    assert "1 new (rsi), 1 gone (sma_20)" in slot.last_rejection.reason
     slot.observe(THREE)
     ports.trials[-1].ready(contract("1.2.0", ("sma_20", "sma_5")))
     assert "another order" in slot.last_rejection.reason

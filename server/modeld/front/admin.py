@@ -192,8 +192,11 @@ class AdminService:
 
             self._when_settled([slot], settled, respond)
 
+        to = request.to
+        if to is None and slot.desired.digest != slot.serving.digest:
+            to = slot.serving.contract.version  # the source names what doesn't serve: back to what does
         self._daemon.write(
-            slot.model, slot.desired.version, request.to, request.mark_failed, request.reason, actor, written
+            slot.model, slot.desired.version, to, request.mark_failed, request.reason, actor, written
         )
 
     def _hold(self, request: AdminRequest, actor: str, respond: Respond) -> None:

@@ -239,6 +239,9 @@ class Daemon:
             if self.source_error is not None:
                 self._log.info(log.SOURCE_BACK)
             self.source_error = None
+            if message.broken != self.broken:
+                for name, why in message.broken.items():
+                    self._log.warning(log.MODEL_BROKEN, model=name, error=why)
             self.broken = message.broken
             for name in pointers.keys() - self.models.keys():
                 self._add_model(name)
@@ -280,6 +283,7 @@ class Daemon:
         def done() -> None:
             self._notifier.send("READY=1", self._status_line())
 
+        self._log.info(log.RELOADING)
         microseconds = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
         self._notifier.send("RELOADING=1", f"MONOTONIC_USEC={microseconds}")
         self.admin.reload_all(done)
@@ -297,8 +301,9 @@ class Daemon:
             self._fail(f"nothing to serve: {self.source_error}")
         elif not slots:
             source = self.config.source
+            which = f"none of source.models {source.models}" if source.models else "no model"
             self._fail(
-                f"nothing to serve: no model in {source.root} has a version in channel {source.channel!r}"
+                f"nothing to serve: {which} in {source.root} has a version in channel {source.channel!r}"
             )
         elif all(slot.settled for slot in slots):
             if any(slot.serving is not None for slot in slots):
@@ -338,7 +343,7 @@ class Daemon:
         self.loop.call_in(delay_s, callback)
 
     def log(self, event: str, **fields: Any) -> None:
-        self._log.info(event, **fields)
+        (self._log.warning if event in log.WARNINGS else self._log.info)(event, **fields)
 
     def event(self, kind: str, model: str, **fields: Any) -> None:
         """Publish and remember an event."""

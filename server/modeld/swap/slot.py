@@ -643,5 +643,13 @@ def describe_schema_change(old: Contract, new: Contract) -> str:
     added = [name for name in new.features if name not in old.index]
     gone = [name for name in old.features if name not in new.index]
     if added or gone:
-        return f"other features than {old.version}: {len(added)} new {added[:3]}, {len(gone)} gone {gone[:3]}"
+        return (
+            f"other features than {old.version}: {_some('new', added)}, {_some('gone', gone)}; if its clients know, "
+            "allow it with trial.allow_schema_change"
+        )
     return f"the features of {old.version} in another order"
+
+
+def _some(what: str, names: list[str]) -> str:
+    shown = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+    return f"{len(names)} {what}" + (f" ({shown})" if names else "")

@@ -14,7 +14,7 @@ from typing import Protocol
 from modeld.config import Source
 from modeld.swap.policy import Pointer
 from modeld.watch.messages import MAX_REASON, Write, Written
-from modelreg import Registry, RegistryError
+from modelreg import NotFoundError, Registry, RegistryError
 
 
 @dataclass(slots=True)
@@ -116,7 +116,12 @@ class RegistrySource:
 
     def _open(self) -> Registry:
         """The registry; opened anew where the root became another directory."""
-        status = os.stat(self._root)
+        try:
+            status = os.stat(self._root)
+        except FileNotFoundError:
+            raise NotFoundError(
+                f"{self._root}: there is no registry; make one with: modelreg --root {self._root} init"
+            ) from None
         identity = (status.st_dev, status.st_ino)
         if self._registry is None or identity != self._identity:
             self._registry = Registry(self._root)
