@@ -16,7 +16,7 @@ from modeld.bench.errors import BenchError
 from modeld.bench.load import write_frames
 from modeld.bench.rows import normal_rows
 from modeld.client import Client
-from modeld.client_codec import decode_header, decode_prediction, encode_predict, error_of
+from modeld.client.codec import decode_header, decode_prediction, encode_predict, error_of
 
 #: Every request has this id: with a constant id, its frames and its reply's never change.
 REQUEST_ID = 1
@@ -132,7 +132,7 @@ def running(endpoint: str, model_name: str | None, rows: int) -> Target:
 
     Raises:
         BenchError: several models are served and none is named, or its metadata has no feature count.
-        modeld.client_errors.ModeldError: it doesn't answer, or with an error.
+        modeld.client.errors.ModeldError: it doesn't answer, or with an error.
     """
     with Client(endpoint, timeout_s=PROBE_TIMEOUT_S) as client:
         if model_name is None:
