@@ -43,6 +43,14 @@ def _helpers_of_the_standard_library() -> None:
     zmq.Context.instance().socket(zmq.PAIR).close()
 
 
+@pytest.fixture(scope="session")
+def pool_of_polars() -> None:
+    """Start the threads that polars keeps, before a test is blamed for them."""
+    import polars
+
+    polars.DataFrame({"a": [1, 2]}).lazy().select(polars.col("a").cast(polars.Float64)).collect()
+
+
 @pytest.fixture(autouse=True)
 def _nothing_is_leaked() -> Iterator[None]:
     """Fail a test that leaves a thread, a child process or a descriptor behind."""

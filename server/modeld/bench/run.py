@@ -21,7 +21,7 @@ from modeld.bench.options import BenchOptions, parse
 from modeld.bench.rows import ROWS
 from modeld.bench.stack import ADMIN_SOCKET, Stack
 from modeld.bench.target import Target, running
-from modeld.client_errors import ModeldError
+from modeld.client.errors import ModeldError
 from modeld.demo.processes import DemoError, runtime_directory, sigterm_as_interrupt
 
 #: Promotions in a default run.

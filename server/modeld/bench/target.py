@@ -16,7 +16,7 @@ from modeld.bench.errors import BenchError
 from modeld.bench.load import write_messages
 from modeld.bench.rows import normal_rows, starts
 from modeld.client import Client
-from modeld.client_codec import decode_header, decode_prediction, encode_predict, error_of
+from modeld.client.codec import decode_header, decode_prediction, encode_predict, error_of
 
 #: Every request has this id: replies are told apart by their order or their envelope.
 REQUEST_ID = 1
@@ -139,7 +139,7 @@ def running(endpoint: str, model_name: str | None, rows: int) -> Target:
 
     Raises:
         BenchError: several models are served and none is named, or its metadata has no feature count.
-        modeld.client_errors.ModeldError: it doesn't answer, or with an error.
+        modeld.client.errors.ModeldError: it doesn't answer, or with an error.
     """
     with Client(endpoint, timeout_s=PROBE_TIMEOUT_S) as client:
         if model_name is None:
