@@ -9,18 +9,23 @@
     registry.promote(version.ref, reason="first one")
 """
 
+from modelreg.comparison import FieldDifference, MetricComparison
 from modelreg.errors import (
     ConfigError,
     ConflictError,
     IntegrityError,
     LoadError,
     NotFoundError,
+    PromotionGateError,
     RegistryError,
     StoreUnavailableError,
     UsageError,
 )
-from modelreg.history import ChannelChange, HistoryEntry
-from modelreg.registry import UNSET, Commit, Registry, Version
+from modelreg.gates import GateResult
+from modelreg.history import ChannelChange, HistoryEntry, Holding
+from modelreg.lineage import Lineage, Relative
+from modelreg.registry import Registry
+from modelreg.results import UNSET, Commit, Version
 from modelreg.state import ChannelState, ModelState, VersionState
 from modelreg.validation import Check, ValidationReport
 
@@ -32,13 +37,20 @@ __all__ = [
     "Commit",
     "ConfigError",
     "ConflictError",
+    "FieldDifference",
+    "GateResult",
     "HistoryEntry",
+    "Holding",
     "IntegrityError",
+    "Lineage",
     "LoadError",
+    "MetricComparison",
     "ModelState",
     "NotFoundError",
+    "PromotionGateError",
     "Registry",
     "RegistryError",
+    "Relative",
     "StoreUnavailableError",
     "UsageError",
     "ValidationReport",

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from modelreg.core import Core
 from modelreg.errors import NotFoundError, RegistryError, UsageError
 from modelreg.metadata import to_dict
 from modelreg.metrics import goodness, value_of
-from modelreg.registry import Registry
+from modelreg.settings import MetricSettings
 from modelreg.state import ModelState
 
 
-def describe(registry: Registry, state: ModelState, version: str) -> dict[str, Any]:
+def describe(registry: Core, state: ModelState, version: str) -> dict[str, Any]:
     """One version: its state from the log, its facts from metadata.json (None and a ``problem`` if bad)."""
     found = state.versions[version]
     row: dict[str, Any] = {
@@ -24,6 +25,7 @@ def describe(registry: Registry, state: ModelState, version: str) -> dict[str, A
         "stage": state.stage_of(version),
         "channels": list(state.channels_of(version)),
         "tags": list(found.tags),
+        "approvals": list(found.approvals),
         "seq": found.seq,
         "at": found.at,
         "actor": found.actor,
@@ -55,12 +57,13 @@ def parse_minimum(text: str) -> tuple[str, float]:
 
 
 def select(
-    registry: Registry,
+    registry: Core,
     name: str | None,
     *,
     channel: str | None = None,
     status: str | None = None,
     tag: str | None = None,
+    config_hash: str | None = None,
     task_type: str | None = None,
     minima: Sequence[tuple[str, float]] = (),
     sort: str | None = None,
@@ -75,7 +78,7 @@ def select(
         NotFoundError: no such model.
         UsageError: ``sort`` is a metric of which nobody knows what is better.
     """
-    if sort is not None and goodness(sort, 0.0) is None:
+    if sort is not None and goodness(sort, 0.0, registry.settings.metrics) is None:
         raise UsageError(f"--sort {sort}: it isn't known whether higher or lower is better")
     rows = []
     for model in [name] if name is not None else registry.models():
@@ -92,15 +95,22 @@ def select(
                 and (tag is None or tag in found.tags)
             ):
                 rows.append(describe(registry, state, version))
-    rows = [row for row in rows if _passes(row["metadata"] or {}, task_type, minima)]
+    rows = [row for row in rows if _passes(row["metadata"] or {}, task_type, config_hash, minima)]
     rows.sort(key=lambda row: (row["at"], row["seq"]) if name is None else row["seq"], reverse=True)
     if sort is not None:
-        rows.sort(key=lambda row: _rank(row["metadata"] or {}, sort))
+        rows.sort(key=lambda row: _rank(row["metadata"] or {}, sort, registry.settings.metrics))
     return rows[:limit]
 
 
-def _passes(metadata: Mapping[str, Any], task_type: str | None, minima: Sequence[tuple[str, float]]) -> bool:
+def _passes(
+    metadata: Mapping[str, Any],
+    task_type: str | None,
+    config_hash: str | None,
+    minima: Sequence[tuple[str, float]],
+) -> bool:
     if task_type is not None and metadata.get("task_type") != task_type:
+        return False
+    if config_hash is not None and not str(metadata.get("config_hash") or "").startswith(config_hash):
         return False
     for metric, least in minima:
         value = value_of(metadata.get("metrics", {}), metric)
@@ -109,7 +119,7 @@ def _passes(metadata: Mapping[str, Any], task_type: str | None, minima: Sequence
     return True
 
 
-def _rank(metadata: Mapping[str, Any], metric: str) -> tuple[bool, float]:
+def _rank(metadata: Mapping[str, Any], metric: str, more: MetricSettings) -> tuple[bool, float]:
     value = value_of(metadata.get("metrics", {}), metric)
-    better = None if value is None else goodness(metric, value)
+    better = None if value is None else goodness(metric, value, more)
     return (True, 0.0) if better is None else (False, -better)

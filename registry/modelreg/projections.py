@@ -1,4 +1,5 @@
-"""What can be deleted and made again at any time: symlinks, state.json, manifest.json.
+"""What can be deleted and made again at any time: symlinks, state.json, manifest.json; and deleted versions' files,
+which go to the trash.
 
 Each projection is written whole and carries the sequence that it was made from. ``state.json`` comes last:
 where it says N, the others were brought to N too. What fails is a warning, and the next open tries again.
@@ -12,6 +13,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from modelreg import trash
 from modelreg.disk import Disk
 from modelreg.errors import IntegrityError
 from modelreg.modellog import ModelLog
@@ -90,9 +92,22 @@ class Projector:
         self._disk.make_dirs(self._root / PRODUCTION)
         for path, target in self._production(state.name, holders.get(PRODUCTION), models).items():
             self._point(path, target, state.seq)
+        self._clear_deleted(state)
         summary = _summary(state)
         self._write_manifest(state.name, summary, models)
         self._write(directory / STATE_FILE, {"format": 1, "name": state.name, **summary})
+
+    def _clear_deleted(self, state: ModelState) -> None:
+        gone = {version.version for version in state.versions.values() if version.status == "deleted"}
+        directory = self._root / state.name / "versions"
+        if not gone or not self._disk.exists(directory):
+            return
+        for version in self._disk.listdir(directory):
+            if version in gone:
+                try:
+                    trash.move(directory / version, self._root, self._disk)
+                except FileNotFoundError:
+                    continue  # another process was faster
 
     def _production(self, name: str, holder: str | None, models: list[str]) -> dict[Path, str | None]:
         target = None if holder is None else f"../{name}/versions/{holder}"

@@ -82,6 +82,11 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
+def cell(value: Any) -> str:
+    """Any value in a table's cell."""
+    return "-" if value is None else _text(value)
+
+
 def what_happened(entry: HistoryEntry) -> str:
     """One record's operations in words."""
     moves = iter(entry.changes)
@@ -91,6 +96,8 @@ def what_happened(entry: HistoryEntry) -> str:
             case "channel":
                 move = next(moves)
                 told.append(f"{move.channel}: {move.from_version or '-'} → {move.to_version or '-'}")
+                if op.get("overridden"):
+                    told.append(f"overridden: {', '.join(op['overridden'])}")
             case "register":
                 told.append(f"register {op.get('version')}")
             case "status":
