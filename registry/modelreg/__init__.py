@@ -27,6 +27,7 @@ from modelreg.lineage import Lineage, Relative
 from modelreg.registry import Registry
 from modelreg.results import UNSET, Commit, Version
 from modelreg.state import ChannelState, ModelState, VersionState
+from modelreg.training import TrainingResult
 from modelreg.validation import Check, ValidationReport
 
 __all__ = [
@@ -52,6 +53,7 @@ __all__ = [
     "RegistryError",
     "Relative",
     "StoreUnavailableError",
+    "TrainingResult",
     "UsageError",
     "ValidationReport",
     "Version",

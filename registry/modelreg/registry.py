@@ -42,21 +42,25 @@ class Registry(Queries):
         notes: str | None = None,
         meta: Mapping[str, Any] | None = None,
         artefacts: Sequence[Path] = (),
+        scaler: Path | None = None,
+        allow_joblib: bool = False,
         actor: str | None = None,
         reason: str | None = None,
     ) -> Version:
         """Seal a version and commit it.
 
         Args:
-            files: one LightGBM text file (its output is called ``predictions``), or output → file.
+            files: one LightGBM text, joblib or ONNX file (its output is called ``predictions``), or output → file.
             version: semver or timestamp; default the present second in UTC.
-            features: ordered names; default those of the model's text.
+            features: ordered names; default those of LightGBM's text. Other formats need them.
             golden: None makes rows up from the model's ranges, False loads nothing, a path (.csv, .npz) or a
                 float64 array [n, f] gives them.
             parent: the reference that this version was derived from.
             meta: further fields of metadata.json; unknown ones are kept.
             artefacts: feature_importance.csv, validation_predictions.csv, test_predictions.csv,
             MODEL_CARD.md.
+            scaler: a joblib file; rows go through its ``transform`` before the estimators see them.
+            allow_joblib: seal joblib files, which are code that runs wherever they are loaded.
 
         Raises:
             UsageError: an argument can't be right. NotFoundError: a file or the parent isn't there.
@@ -73,6 +77,8 @@ class Registry(Queries):
             version=None if version is None else check_version(version),
             features=features,
             golden=golden,
+            scaler=scaler,
+            allow_joblib=allow_joblib,
             data_range=data_range,
             tags=tuple(tags),
             parent=None if parent is None else self._existing(parent),

@@ -80,6 +80,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     golden: GoldenSettings = GoldenSettings()
     probe: ProbeSettings = ProbeSettings()
     limits: LimitSettings = LimitSettings()
+    #: Whether joblib files (code) may be registered without saying so each time.
+    allow_joblib: bool = False
     metrics: MetricSettings = MetricSettings()
     #: Channel → its gates.
     gates: dict[str, ChannelGates] = {}

@@ -14,10 +14,11 @@ from modelreg.clock import parse_moment
 def desk(root, models):
     """Two models, four versions in a line across them, nested metrics, and a clock."""
     times = iter(dt.datetime(2024, 1, 1, hour, tzinfo=dt.UTC) for hour in range(24))
-    registry = Registry.init(root, actor="tester", clock=lambda: registry.now)
+    now = [next(times)]
+    registry = Registry.init(root, actor="tester", clock=lambda: now[0])
+    registry.now = now
 
     def register(name, version, parent=None, **metrics):
-        registry.now = next(times)
         registry.register(
             name, models["a"].path, version=version, golden=False, parent=parent, metrics=metrics,
             meta={"config": {"v": version}, "parameters": {"leaves": len(version)}},
@@ -104,7 +105,7 @@ def test_diff_names_fields_and_files(run):
 def test_what_ran_on_15_january(desk, run):
     """A date means its end, a moment itself, and before the first promotion there is nothing."""
     for day, version in ((14, "1.0.0"), (16, "1.1.0")):
-        desk.now = dt.datetime(2024, 1, day, 9, tzinfo=dt.UTC)
+        desk.now[0] = dt.datetime(2024, 1, day, 9, tzinfo=dt.UTC)
         desk.promote(f"m:{version}", reason="go")
     assert [held.version for held in desk.at(parse_moment("2024-01-15"))] == ["1.0.0"]
     assert [held.version for held in desk.at(parse_moment("2024-01-16"))] == ["1.1.0"]

@@ -30,7 +30,7 @@ def register(
         list[Path] | None,
         typer.Argument(
             metavar="FILE…",
-            help="The model (LightGBM text), and files such as feature_importance.csv to seal with it.",
+            help="The model (LightGBM text, joblib or ONNX), and files such as feature_importance.csv to seal with it.",
         ),
     ] = None,
     version: Annotated[
@@ -68,6 +68,13 @@ def register(
     no_golden: Annotated[
         bool, typer.Option("--no-golden", help="Load nothing and seal the files as they are.")
     ] = False,
+    scaler: Annotated[
+        Path | None,
+        typer.Option("--scaler", metavar="FILE", help="A joblib file whose transform rows go through first."),
+    ] = None,
+    allow_joblib: Annotated[
+        bool, typer.Option("--allow-joblib", help="Seal joblib files: code that runs wherever it is loaded.")
+    ] = False,
     meta: Annotated[
         str | None, typer.Option("--meta", metavar="JSON|@FILE", help="Further fields of metadata.json.")
     ] = None,
@@ -90,6 +97,8 @@ def register(
         notes=notes,
         meta=None if meta is None else json_object(meta, "--meta"),
         artefacts=artefacts,
+        scaler=scaler,
+        allow_joblib=allow_joblib,
     )
     shown = {**dataclasses.asdict(made), "path": str(made.path), "ref": made.ref}
     out(told, shown, made.ref)
