@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import functools
 import json
 import logging
 import threading
@@ -11,7 +12,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from modelreg import changes, projections, validation
 from modelreg.clock import rfc3339, utc_now
@@ -22,12 +23,15 @@ from modelreg.history import HistoryEntry, entries
 from modelreg.metadata import Metadata
 from modelreg.modellog import Decision, ModelLog
 from modelreg.names import check_model_name, check_text, check_version
-from modelreg.records import ChannelOp, KnownOp, Record, record_name, record_seq
+from modelreg.records import MAX_RECORD_BYTES, ChannelOp, KnownOp, Record, record_name, record_seq, sha256
 from modelreg.refs import parse_ref, resolve
 from modelreg.results import Commit
 from modelreg.sealed import read_metadata
 from modelreg.settings import SETTINGS_FILE, TEMPLATE, Settings, load_settings
 from modelreg.state import ModelState, VersionState
+
+if TYPE_CHECKING:
+    from modelreg.catalog import Catalog
 
 log = logging.getLogger("modelreg")
 
@@ -74,6 +78,13 @@ class Core:
         self.uuid = self._read_identity()
         self.settings = self._own_settings() if settings is None else settings
         self._heal()
+
+    @functools.cached_property
+    def catalog(self) -> Catalog:
+        """The registry as SQL; made and brought up to date when it is asked."""
+        from modelreg.catalog import Catalog
+
+        return Catalog(self)
 
     @classmethod
     def init(
@@ -125,6 +136,15 @@ class Core:
             return [name for name in self._disk.listdir(self.root) if self._is_model(name)]
         except OSError as error:
             raise StoreUnavailableError(f"{self.root}: can't be read: {error.strerror or error}") from error
+
+    def log_ends_at(self, name: str, seq: int, head: str | None) -> bool:
+        """Whether record ``seq`` with the hash ``head`` is a model's newest, at the cost of two opens."""
+        logs = self.root / check_model_name(name) / "log"
+        try:
+            data = self._disk.read(logs / record_name(seq), max_bytes=MAX_RECORD_BYTES)
+        except (OSError, IntegrityError):
+            return False
+        return sha256(data) == head and not self._disk.exists(logs / record_name(seq + 1))
 
     def state(self, name: str) -> ModelState:
         """A snapshot of one model; cheap where nothing is new (one stat, one failed open).

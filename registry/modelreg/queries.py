@@ -8,7 +8,7 @@ from typing import Any
 
 from modelreg import card, comparison, lineage
 from modelreg.core import Core
-from modelreg.errors import NotFoundError, UsageError
+from modelreg.errors import NotFoundError, StoreUnavailableError, UsageError
 from modelreg.history import Holding, holdings
 from modelreg.metadata import Metadata
 from modelreg.sealed import read_file, read_sums
@@ -104,9 +104,43 @@ class Queries(Core):
             raise NotFoundError(f"no version of {name} has the metric {metric!r}; see: modelreg list {name}")
         return rows[0]
 
+    def query(self, statement: str, *, limit: int | None = None) -> tuple[list[str], list[list[Any]]]:
+        """Run one SELECT over the catalog; returns the columns' names and the rows.
+
+        Raises:
+            UsageError: the statement is wrong or would change something. StoreUnavailableError: no catalog.
+        """
+        from modelreg import catalog
+
+        self.catalog.sync()
+        return catalog.query(self.catalog.path, statement, limit=limit)
+
+    def rebuild(self) -> int:
+        """Make every projection again from the logs; returns how many versions there are.
+
+        Raises:
+            StoreUnavailableError: they can't be written.
+        """
+        models = self.models()
+        for name in models:
+            self._projector.project(self._log(name), models)
+        return self.catalog.rebuild()
+
     def _facts(self, ref: str) -> tuple[str, str, Metadata]:
         name, found = self.resolve(ref)
         return name, found.version, self.metadata(name, found.version)
 
     def _parents(self) -> dict[str, str | None]:
-        return {row["ref"]: (row["metadata"] or {}).get("parent") for row in self.find()}
+        from modelreg.catalog import versions as table
+
+        try:
+            self.catalog.sync()
+            with self.catalog.read() as connection:
+                found = connection.execute(
+                    table.select()
+                    .with_only_columns(table.c.ref, table.c.parent)
+                    .where(table.c.status != "deleted")
+                )
+                return {row.ref: row.parent for row in found}
+        except StoreUnavailableError:
+            return {row["ref"]: (row["metadata"] or {}).get("parent") for row in self.find()}

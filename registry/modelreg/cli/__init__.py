@@ -1,6 +1,6 @@
 """The command ``modelreg``, its verbs by group; exit statuses as in ``modelreg.errors``."""
 
-from modelreg.cli import lifecycle, promoting, reading, registering
+from modelreg.cli import catalog, lifecycle, promoting, reading, registering
 from modelreg.cli.app import app, hoist_globals, main
 
-__all__ = ["app", "hoist_globals", "lifecycle", "main", "promoting", "reading", "registering"]
+__all__ = ["app", "catalog", "hoist_globals", "lifecycle", "main", "promoting", "reading", "registering"]

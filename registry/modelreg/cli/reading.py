@@ -43,6 +43,14 @@ def list_(
         typer.Option("--sort", metavar="METRIC", help="Best first by this metric; default: newest first."),
     ] = None,
     limit: Annotated[int | None, typer.Option("--limit", metavar="N", min=0, help="At most N.")] = None,
+    after: Annotated[
+        str | None,
+        typer.Option(
+            "--after",
+            metavar="NAME:VERSION",
+            help="The next page: what follows this version in the same order.",
+        ),
+    ] = None,
 ) -> None:
     """List versions, newest first."""
     told: Globals = context.obj
@@ -57,6 +65,7 @@ def list_(
         minima=[parse_minimum(text) for text in minimum or ()],
         sort=sort,
         limit=limit,
+        after=after,
     )
     for row in rows:
         if row.get("problem") and not told.quiet:
