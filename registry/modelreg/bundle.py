@@ -82,6 +82,7 @@ def read_bundle(
     *,
     scaler: Path | None = None,
     allow_joblib: bool = False,
+    needs_features: bool = True,
     max_bytes: int,
     disk: Disk,
 ) -> Bundle:
@@ -129,7 +130,7 @@ def read_bundle(
         except LoadError as error:
             problem = problem or error
     found = _features(features, headers)
-    if format != LIGHTGBM_TEXT and not found:
+    if needs_features and format != LIGHTGBM_TEXT and not found:
         raise UsageError(
             f"{format} files don't tell their features without being loaded; name them: --features"
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import Enum
 from typing import Any, Final, Literal
 
@@ -144,8 +144,11 @@ def unarchival(ref: Ref) -> Decide:
     return decide
 
 
-def deletion(ref: Ref, force: bool) -> Decide:
-    """Delete what ``ref`` means: never from production; tagged or held by a channel only by ``force``."""
+def deletion(ref: Ref, force: bool, leased: Mapping[str, str]) -> Decide:
+    """Delete what ``ref`` means: never from production; tagged, held by a channel or leased only by ``force``.
+
+    ``leased``: version → holder.
+    """
 
     def decide(state: ModelState) -> Decision:
         found = resolve(ref, state)
@@ -154,6 +157,8 @@ def deletion(ref: Ref, force: bool) -> Decide:
         held = state.channels_of(found.version)
         reasons = [f"the channel {channel} holds it" for channel in held]
         reasons += [f"it has the tag {tag}" for tag in found.tags]
+        if found.version in leased:
+            reasons.append(f"{leased[found.version]} is using it")
         if reasons and not force:
             raise ConflictError(
                 f"{state.name}:{found.version} is needed: {'; '.join(reasons)}. Delete it all the same with --force"

@@ -53,6 +53,7 @@ class Core:
             ``.registry/registry.yaml``.
         clock: the present moment, aware.
         disk: the file operations, for fault injection.
+        heal: bring projections that lag behind up to their logs.
 
     Raises:
         NotFoundError: ``root`` isn't a registry.
@@ -67,6 +68,7 @@ class Core:
         settings: Settings | None = None,
         clock: Callable[[], dt.datetime] = utc_now,
         disk: Disk = DISK,
+        heal: bool = True,
     ) -> None:
         self.root = Path(root)
         self._actor = actor
@@ -77,7 +79,8 @@ class Core:
         self._lock = threading.Lock()
         self.uuid = self._read_identity()
         self.settings = self._own_settings() if settings is None else settings
-        self._heal()
+        if heal:
+            self._heal()
 
     @functools.cached_property
     def catalog(self) -> Catalog:
@@ -293,6 +296,14 @@ class Core:
             return any(record_seq(file) is not None for file in self._disk.listdir(logs))
         except (RegistryError, FileNotFoundError, NotADirectoryError):
             return False
+
+    def is_projected(self, name: str, models: list[str]) -> bool:
+        """Whether a model's symlinks and state files are those of its log."""
+        return self._projector.is_current(name, models)
+
+    def project_again(self, name: str) -> None:
+        """Make a model's projections again."""
+        self._projector.project(self._log(name), self.models())
 
     def _project(self, model: ModelLog) -> None:
         self._projector.project(model, self.models())

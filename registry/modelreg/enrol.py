@@ -72,6 +72,7 @@ def enrol(store: Store, model: ModelLog, request: Request) -> tuple[VersionState
         features,
         scaler=request.scaler,
         allow_joblib=request.allow_joblib or store.settings.allow_joblib,
+        needs_features=request.golden is not False,
         max_bytes=limit,
         disk=store.disk,
     )

@@ -37,6 +37,7 @@ def describe(
         "channels": list(state.channels_of(version)),
         "tags": list(found.tags),
         "approvals": list(found.approvals),
+        "exports": [export.format for export in found.exports],
         "seq": found.seq,
         "at": found.at,
         "actor": found.actor,

@@ -69,13 +69,22 @@ class ApproveOp(msgspec.Struct, frozen=True, tag_field="op", tag="approve"):
     version: str
 
 
+class ExportOp(msgspec.Struct, frozen=True, tag_field="op", tag="export"):
+    """A version was converted: ``file`` (relative to the model's directory) has it in another format."""
+
+    version: str
+    format: str
+    file: str
+    digest: str
+
+
 class UnknownOp(msgspec.Struct, frozen=True):
     """An operation that this modelreg doesn't know; whoever meets it must not write."""
 
     name: str
 
 
-KnownOp = RegisterOp | ChannelOp | StatusOp | TagOp | UntagOp | ApproveOp
+KnownOp = RegisterOp | ChannelOp | StatusOp | TagOp | UntagOp | ApproveOp | ExportOp
 Op = KnownOp | UnknownOp
 _KNOWN = {
     "register": RegisterOp,
@@ -84,6 +93,7 @@ _KNOWN = {
     "tag": TagOp,
     "untag": UntagOp,
     "approve": ApproveOp,
+    "export": ExportOp,
 }
 
 

@@ -10,11 +10,11 @@ from typing import Any
 from msgspec import structs
 
 from modelreg import changes, enrol, gates, validation
+from modelreg.care import Care
 from modelreg.errors import ConflictError, PromotionGateError, StoreUnavailableError
 from modelreg.metadata import Metadata
 from modelreg.modellog import Decision
 from modelreg.names import check_model_name, check_text, check_version
-from modelreg.queries import Queries
 from modelreg.records import ChannelOp, StatusOp
 from modelreg.refs import parse_ref
 from modelreg.results import UNSET, Commit, Expect, Version
@@ -24,7 +24,7 @@ from modelreg.state import ModelState
 log = logging.getLogger("modelreg")
 
 
-class Registry(Queries):
+class Registry(Care):
     """A registry on disk. Thread-safe; any number of processes may have it open. Arguments: see ``Core``."""
 
     def register(
@@ -249,11 +249,18 @@ class Registry(Queries):
         """Delete a version: its files go to ``.registry/trash``, its name is never used again.
 
         Raises:
-            ConflictError: it is in production; or tagged or held by a channel, and not ``force``.
+            ConflictError: it is in production; or tagged, held by a channel or leased, and not ``force``.
             NotFoundError: no such version.
         """
         parsed = parse_ref(ref)
-        return self._change(parsed.name, None, changes.deletion(parsed, force), reason, actor, dry_run)
+        return self._change(
+            parsed.name,
+            None,
+            changes.deletion(parsed, force, self._leased(parsed.name)),
+            reason,
+            actor,
+            dry_run,
+        )
 
     def validate(self, ref: str, *, actor: str | None = None) -> validation.ValidationReport:
         """Check a version's bytes, load it in a process that may die, and replay its golden rows.

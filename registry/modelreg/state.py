@@ -17,7 +17,18 @@ from types import MappingProxyType
 
 from modelreg.clock import seconds_between
 from modelreg.errors import IntegrityError
-from modelreg.records import ApproveOp, ChannelOp, Op, Record, RegisterOp, StatusOp, TagOp, UnknownOp, UntagOp
+from modelreg.records import (
+    ApproveOp,
+    ChannelOp,
+    ExportOp,
+    Op,
+    Record,
+    RegisterOp,
+    StatusOp,
+    TagOp,
+    UnknownOp,
+    UntagOp,
+)
 
 #: Which status may follow which.
 TRANSITIONS: Mapping[str, frozenset[str]] = MappingProxyType(
@@ -38,6 +49,15 @@ STAGE_ORDER = ("production", "canary", "shadow", "staging", "development")
 
 
 @dataclass(frozen=True, slots=True)
+class Export:
+    """A version in another format. ``file``: relative to the model's directory; ``digest``: of that file."""
+
+    format: str
+    file: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
 class VersionState:
     """One version, as the log tells it.
 
@@ -55,6 +75,7 @@ class VersionState:
     actor: str = ""
     approvals: tuple[str, ...] = ()
     archived_from: str | None = None
+    exports: tuple[Export, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +200,11 @@ class Fold:
                 version = self._version(op.version, record)
                 actors = dict.fromkeys((*version.approvals, record.actor))
                 self.versions[op.version] = replace(version, approvals=tuple(actors))
+            case ExportOp():
+                version = self._version(op.version, record)
+                others = tuple(e for e in version.exports if e.format != op.format)
+                export = Export(op.format, op.file, op.digest)
+                self.versions[op.version] = replace(version, exports=(*others, export))
             case UnknownOp():
                 self.unknown = (
                     f"record {record.seq} of {self.name} has the operation {op.name!r}, which this modelreg "

@@ -41,8 +41,8 @@ class Globals:
     actor: str | None
     settings: Settings | None
 
-    def open(self) -> Registry:
-        return Registry(self.root, self.actor, settings=self.settings)
+    def open(self, *, heal: bool = True) -> Registry:
+        return Registry(self.root, self.actor, settings=self.settings, heal=heal)
 
 
 def committed(told: Globals, commit: Commit, dry_run: bool) -> None:
