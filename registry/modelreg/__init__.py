@@ -10,6 +10,7 @@
 """
 
 from modelreg.comparison import FieldDifference, MetricComparison
+from modelreg.compatibility import Compatibility, VersionCompatibilityChecker
 from modelreg.errors import (
     ConfigError,
     ConflictError,
@@ -21,9 +22,12 @@ from modelreg.errors import (
     StoreUnavailableError,
     UsageError,
 )
+from modelreg.expressioncache import DiskExpressionCache
 from modelreg.gates import GateResult
 from modelreg.history import ChannelChange, HistoryEntry, Holding
 from modelreg.lineage import Lineage, Relative
+from modelreg.metadata import compute_config_hash
+from modelreg.production import Current, ProductionModelLoader
 from modelreg.registry import Registry
 from modelreg.results import UNSET, Commit, Version
 from modelreg.state import ChannelState, ModelState, VersionState
@@ -36,8 +40,11 @@ __all__ = [
     "ChannelState",
     "Check",
     "Commit",
+    "Compatibility",
     "ConfigError",
     "ConflictError",
+    "Current",
+    "DiskExpressionCache",
     "FieldDifference",
     "GateResult",
     "HistoryEntry",
@@ -48,6 +55,7 @@ __all__ = [
     "MetricComparison",
     "ModelState",
     "NotFoundError",
+    "ProductionModelLoader",
     "PromotionGateError",
     "Registry",
     "RegistryError",
@@ -57,5 +65,7 @@ __all__ = [
     "UsageError",
     "ValidationReport",
     "Version",
+    "VersionCompatibilityChecker",
     "VersionState",
+    "compute_config_hash",
 ]

@@ -29,6 +29,8 @@ class GateResult:
     passed: bool
 
     def __str__(self) -> str:
+        if self.gate == "datasets":
+            return self.rule
         value = "missing" if self.value is None else f"{self.value:g}"
         return f"{self.gate} is {value}, required {self.rule}"
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from modelreg import card, comparison, lineage
 from modelreg.core import Core
 from modelreg.errors import NotFoundError, StoreUnavailableError, UsageError
 from modelreg.history import Holding, holdings
 from modelreg.metadata import Metadata
-from modelreg.sealed import read_file, read_sums
+from modelreg.sealed import read_file, read_sealed, read_sums
+
+if TYPE_CHECKING:
+    from modelreg.loaders import LoadedModel
 
 
 class Queries(Core):
@@ -84,6 +87,19 @@ class Queries(Core):
         directory = self.version_dir(name, found.version)
         data = read_file(directory, card.CARD_FILE, expect_digest=found.digest, disk=self._disk)
         return data.decode(errors="replace")
+
+    def load(self, ref: str) -> LoadedModel:
+        """Load a version into this process, which may die of it: see ``ProductionModelLoader`` and ``validate``.
+
+        Raises:
+            NotFoundError: no such version. IntegrityError: its bytes differ, or it isn't a model.
+        """
+        from modelreg.loaders import load
+
+        name, found = self.resolve(ref)
+        directory = self.version_dir(name, found.version)
+        limit = self.settings.limits.version_bytes
+        return load(read_sealed(directory, expect_digest=found.digest, max_bytes=limit, disk=self._disk))
 
     def find(self, **filters: Any) -> list[dict[str, Any]]:
         """Versions by any filter of ``modelreg list`` (see ``listing.select``): ``config_hash``, ``tag``, …"""

@@ -12,6 +12,7 @@ from msgspec import structs
 from modelreg import changes, enrol, gates, validation
 from modelreg.care import Care
 from modelreg.errors import ConflictError, PromotionGateError, StoreUnavailableError
+from modelreg.gates import GateResult
 from modelreg.metadata import Metadata
 from modelreg.modellog import Decision
 from modelreg.names import check_model_name, check_text, check_version
@@ -132,7 +133,7 @@ class Registry(Care):
             parsed.name, to, decide, check_text(reason, "a reason (--reason)"), actor, dry_run, judge
         )
 
-    def gates(self, ref: str, *, to: str = "production") -> list[gates.GateResult]:
+    def gates(self, ref: str, *, to: str = "production") -> list[GateResult]:
         """How a version stands with the gates of a channel now; empty where none are configured.
 
         Raises:
@@ -289,6 +290,7 @@ class Registry(Care):
         self, configured: ChannelGates, state: ModelState, op: ChannelOp, metadata: Metadata, override: bool
     ) -> ChannelOp:
         results = gates.evaluate(configured, metadata.metrics, state, str(op.version), self._clock())
+        results += self._dataset_gate(metadata)
         missed = [str(result) for result in results if not result.passed]
         if not missed:
             return op
@@ -300,6 +302,21 @@ class Registry(Care):
                 results,
             )
         return structs.replace(op, overridden=tuple(missed))
+
+    def _dataset_gate(self, metadata: Metadata) -> list[GateResult]:
+        told = self.settings.datasets
+        if not (told.file or told.command) or not metadata.dataset_version_ids:
+            return []
+        from modelreg.compatibility import VersionCompatibilityChecker, current_versions
+
+        current = current_versions(told.file, told.command)
+        found = VersionCompatibilityChecker(told.strict).check(metadata.dataset_version_ids, current)
+        for warning in found.warnings if found.compatible else ():
+            log.warning("%s:%s: %s", metadata.name, metadata.version, warning)
+        return [
+            GateResult("datasets", warning, None, False)
+            for warning in (found.warnings if not found.compatible else ())
+        ]
 
     def _note_validated(self, name: str, version: str, actor: str | None) -> None:
         def decide(state: ModelState) -> Decision:

@@ -74,6 +74,17 @@ class MetricSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     by_magnitude: list[str] = []
 
 
+class DatasetSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where the current versions of data sets are told, for what models were trained on."""
+
+    #: A JSON file: data set → version.
+    file: str | None = None
+    #: A command that prints such JSON; goes before the file.
+    command: list[str] = []
+    #: Whether another version of a data set blocks a promotion; a missing data set always does.
+    strict: bool = True
+
+
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """All settings; the defaults are those of ``config/registry.yaml``, but gates hold only where they are written."""
 
@@ -83,6 +94,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     #: Whether joblib files (code) may be registered without saying so each time.
     allow_joblib: bool = False
     metrics: MetricSettings = MetricSettings()
+    datasets: DatasetSettings = DatasetSettings()
     #: Channel → its gates.
     gates: dict[str, ChannelGates] = {}
 
