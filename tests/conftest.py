@@ -1,8 +1,21 @@
-"""Options of the whole test run."""
+"""Every test leaves as many threads, child processes and open descriptors as it found; options of the whole run."""
 
 from __future__ import annotations
 
+import gc
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from multiprocessing import resource_tracker
+
+import psutil
 import pytest
+import zmq
+
+#: What is still on its way out when a test ends gets this long. Seconds.
+_GRACE_S = 2.0
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -13,3 +26,42 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def campaign(request: pytest.FixtureRequest) -> int:
     """How many times as long random campaigns run."""
     return int(request.config.getoption("--campaign"))
+
+
+def _open() -> set[str]:
+    """Threads, children and descriptors of this process, as words."""
+    found = {f"thread {thread.name} {thread.ident}" for thread in threading.enumerate()}
+    for child in psutil.Process().children():
+        try:
+            found.add(f"process {child.pid} {child.name()}")
+        except psutil.NoSuchProcess:
+            continue
+    for fd in os.listdir("/proc/self/fd"):
+        try:
+            target = os.readlink(f"/proc/self/fd/{fd}")
+        except OSError:  # the listing's own, closed again
+            continue
+        if not target.startswith(sys.prefix):  # fonts that a library keeps open, say
+            found.add(f"descriptor {fd} {target}")
+    return found
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _helpers_of_the_standard_library() -> None:
+    """Start what stays until the interpreter ends, so that it isn't the fault of the test that needs it first."""
+    resource_tracker.ensure_running()
+    zmq.Context.instance().socket(zmq.PAIR).close()
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_leaked() -> Iterator[None]:
+    """Fail a test that leaves a thread, a child process or a descriptor behind."""
+    before = _open()
+    yield
+    left = _open() - before
+    if left:
+        gc.collect()
+    deadline = time.monotonic() + _GRACE_S
+    while (left := _open() - before) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not left, f"left behind: {', '.join(sorted(left))}"

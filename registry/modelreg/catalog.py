@@ -266,7 +266,8 @@ def _insert_all(connection: sa.Connection, table: sa.Table, rows: list[dict[str,
 
 
 def _engine(path: Path) -> sa.Engine:
-    engine = sa.create_engine(f"sqlite:///{path}", isolation_level="AUTOCOMMIT")
+    # No pool: a registry may be forgotten, or forked, without anybody closing it.
+    engine = sa.create_engine(f"sqlite:///{path}", isolation_level="AUTOCOMMIT", poolclass=sa.pool.NullPool)
 
     @sa.event.listens_for(engine, "connect")
     def settle(connection: Any, _: Any) -> None:

@@ -74,7 +74,7 @@ class Document:
             problem = getattr(error, "problem", None) or str(error)
             raise ConfigError(f"{where}: not valid YAML: {problem}") from error
         if value is not None and not isinstance(value, dict):
-            raise ConfigError(f"{source}:1: the whole file: expected keys with values, got a {_kind(value)}")
+            raise ConfigError(f"{source}:1: the whole file: expected 'object', got '{type(value).__name__}'")
         self._values: dict[str, Any] = value or {}
 
     @classmethod
@@ -143,10 +143,6 @@ class Document:
             if by is not None:
                 return f"{by}: {key}: {problem}"
         return f"{self._source}:{_line_of(self._root, steps)}: {key}: {problem}"
-
-
-def _kind(value: object) -> str:
-    return type(value).__name__
 
 
 def _parse_problem(message: str) -> tuple[list[str | int], str]:

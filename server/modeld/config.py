@@ -21,9 +21,11 @@ _ENV_PREFIX = "MODELD_"
 #: Environment names with our prefix that are not settings.
 _ENV_OTHERS = frozenset({"MODELD_CONFIG", "MODELD_ENDPOINT"})
 
-_Positive = Annotated[float, msgspec.Meta(gt=0)]
+#: No time is longer than this: infinity isn't one. Seconds (31 years).
+_LONGEST = 1e9
+_Positive = Annotated[float, msgspec.Meta(gt=0, le=_LONGEST)]
 _Count = Annotated[int, msgspec.Meta(ge=1)]
-_NonNegative = Annotated[float, msgspec.Meta(ge=0)]
+_NonNegative = Annotated[float, msgspec.Meta(ge=0, le=_LONGEST)]
 
 
 class Source(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -48,7 +50,7 @@ class Endpoints(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
 class Watch(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     inotify: bool = True
-    poll_interval_s: Annotated[float, msgspec.Meta(ge=0.01)] = 1.0
+    poll_interval_s: Annotated[float, msgspec.Meta(ge=0.01, le=_LONGEST)] = 1.0
 
 
 class TrialSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -91,6 +93,7 @@ class Config(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     endpoints: Endpoints = Endpoints()
     watch: Watch = Watch()
     trial: TrialSettings = TrialSettings()
+    workers: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
     probation: Probation = Probation()
     on_reject: Literal["rollback", "hold"] = "rollback"
     limits: Limits = Limits()

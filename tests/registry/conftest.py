@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import importlib.resources
 import json
 import os
 import subprocess
@@ -22,7 +23,7 @@ import pytest
 
 from modelreg import Registry
 
-PRICES = Path(__file__).parents[2] / "server/modeld/demo/sp500_closes.csv.gz"
+PRICES = Path(str(importlib.resources.files("modeld.demo"))) / "sp500_closes.csv.gz"
 FEATURES = ("ret_1d", "ret_5d", "ret_20d", "vol_20d")
 
 

@@ -102,6 +102,14 @@ class Volatile:
         else:
             self._bytes[info.st_ino] = Path(f"/proc/self/fd/{fd}").read_bytes()
 
+    def sync_dir(self, path: Path) -> None:
+        """Make a directory's names durable, as somebody did long ago."""
+        fd = os.open(path, os.O_RDONLY)
+        try:
+            self.fsync(fd)
+        finally:
+            os.close(fd)
+
     def power_cut(self, root: Path, target: Path) -> None:
         """Make ``target`` what would be left of ``root``."""
         shutil.rmtree(target, ignore_errors=True)

@@ -145,7 +145,7 @@ def acknowledged(models, tmp_path, lazy_site: str | None) -> str | None:
     top = tmp_path / "disk"
     shutil.rmtree(top, ignore_errors=True)
     top.mkdir()
-    volatile.fsync(os.open(top, os.O_RDONLY))
+    volatile.sync_dir(top)
     registry = Registry.init(top / "models", actor="tester", disk=Disk(volatile))
     registry.register("m", models["a"].path, version="1.0.0", golden=False)
     registry.promote("m:1.0.0", reason="x")
@@ -158,13 +158,11 @@ def acknowledged(models, tmp_path, lazy_site: str | None) -> str | None:
     return None if state == {"m": ({"1.0.0": "registered"}, {"production": "1.0.0"})} else str(state)
 
 
-@pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_what_was_acknowledged_survives_a_power_cut(models, tmp_path):
     """After success, whatever wasn't synced may be forgotten: the version and its promotion are still there."""
     assert acknowledged(models, tmp_path, None) is None
 
 
-@pytest.mark.filterwarnings("ignore::ResourceWarning")
 @pytest.mark.parametrize("site", ["write_new", "make_dirs", "stage", "move_into_place", "_link", "init"])
 def test_without_any_one_fsync_something_would_be_lost(models, tmp_path, site):
     """The mutation check: with the fsync of that place removed, the test before this one would fail."""

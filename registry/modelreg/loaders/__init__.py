@@ -5,6 +5,7 @@ Adding a format is one module with ``load(sealed) -> LoadedModel`` and one line 
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 
 from modelreg.errors import LoadError
@@ -18,7 +19,14 @@ LOADERS = {
     "onnx": "modelreg.loaders.onnx_file",
 }
 
-__all__ = ["LOADERS", "LoadedModel", "estimators", "load"]
+__all__ = ["LOADERS", "LoadedModel", "estimators", "load", "preload"]
+
+
+def preload() -> None:
+    """Import every loader whose library is installed, so that processes forked from this one needn't."""
+    for module in LOADERS.values():
+        with contextlib.suppress(ImportError):
+            importlib.import_module(module)
 
 
 def load(sealed: Sealed) -> LoadedModel:

@@ -46,7 +46,7 @@ def load(sealed: Sealed) -> LightGBMModel:
         print(f"loading {file}", file=sys.stderr, flush=True)
         check_complete(sealed.files[file], where=file)
         try:
-            booster = lightgbm.Booster(model_str=sealed.files[file].decode(), params={"num_threads": 1})
+            booster = lightgbm.Booster(model_str=sealed.files[file].decode())
         except (lightgbm.basic.LightGBMError, ValueError, KeyError, TypeError) as error:
             raise LoadError(f"{file}: LightGBM refuses it: {error}") from error
         if booster.num_feature() != expected:

@@ -121,6 +121,16 @@ def demo(
     raise typer.Exit(run_demo(out, seconds_per_phase))
 
 
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
+)
+def bench(context: typer.Context) -> None:
+    """Measure latency and throughput beside a bare ZeroMQ echo; `modeld bench --help` lists the options."""
+    from modeld.bench.run import main as run_bench
+
+    raise typer.Exit(run_bench(context.args))
+
+
 @app.command()
 def version() -> None:
     """Print the version."""

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from modeld.client import AdminClient, Client
+from modelreg.render import print_table
 
 _Json = Annotated[bool, typer.Option("--json", help="Print the daemon's reply as JSON.")]
 _Reason = Annotated[str, typer.Option("--reason", help="Why; it goes into the log.")]
@@ -120,11 +119,11 @@ def history(
     if as_json:
         _print_json(reply)
         return
-    table = Table("at", "kind", "model", "from", "to", "gen", "actor", "reason", box=None)
-    for entry in reply["history"]:
-        keys = ("at", "kind", "model_name", "from", "to", "generation", "actor", "reason")
-        table.add_row(*(_cell(entry.get(key)) for key in keys))
-    Console().print(table)
+    keys = ("kind", "model_name", "from", "to", "generation", "actor", "reason")
+    print_table(
+        ("AT (UTC)", "WHAT", "MODEL", "FROM", "TO", "GEN", "ACTOR", "REASON"),
+        [(_time(entry["at"]), *(_cell(entry.get(key)) for key in keys)) for entry in reply["history"]],
+    )
 
 
 def predict(
@@ -209,43 +208,29 @@ def _describe_reload(reply: dict[str, Any]) -> str:
 
 
 def _print_status(reply: dict[str, Any]) -> None:
-    console = Console()
-    table = Table(
-        "model",
-        "version",
-        "gen",
-        "state",
-        "since",
-        "warm",
-        "trial",
-        "requests",
-        "errors",
-        "p50 µs",
-        "p99 µs",
-        box=None,
+    keys = ("model_name", "version", "generation", "state", "warm", "requests", "errors", "p50_us", "p99_us")
+    print_table(
+        ("MODEL", "VERSION", "GEN", "STATE", "WARM", "REQUESTS", "ERRORS", "P50 µs", "P99 µs", "SINCE (UTC)"),
+        [(*(_cell(line.get(key)) for key in keys), _time(line["since"])) for line in reply["models"]],
     )
+    typer.echo(f"watching: {reply['watching']}; pid {reply['pid']}, since {_time(reply['started_at'])}")
     for line in reply["models"]:
-        trial = line.get("trial")
-        table.add_row(
-            *(
-                _cell(line.get(key))
-                for key in ("model_name", "version", "generation", "state", "since", "warm")
-            ),
-            f"{trial['version']} {trial['state']}" if trial else "-",
-            *(_cell(line.get(key)) for key in ("requests", "errors", "p50_us", "p99_us")),
-        )
-    console.print(table)
-    console.print(f"watching: {reply['watching']}; pid {reply['pid']}", highlight=False)
-    for line in reply["models"]:
+        name = line["model_name"]
+        if trial := line.get("trial"):
+            typer.echo(f"{name}: {trial['version']} is on trial: {trial['state']}")
         if line.get("held"):
-            console.print(f"{line['model_name']} is held: {line['held']}", highlight=False)
+            typer.echo(f"{name}: held: {line['held']}")
         if rejection := line.get("last_rejection"):
-            console.print(
-                f"{line['model_name']}: rejected {rejection['version']} at {rejection['at']}: {rejection['reason']}",
-                highlight=False,
+            typer.echo(
+                f"{name}: {rejection['version']} rejected at {_time(rejection['at'])}: {rejection['reason']}"
             )
     for reason in reply["degraded"]:
-        console.print(f"degraded: {reason}", highlight=False)
+        typer.echo(f"degraded: {reason}")
+
+
+def _time(at: str | None) -> str:
+    """An RFC 3339 time to the second."""
+    return "-" if at is None else at[:19].replace("T", " ")
 
 
 def _cell(value: Any) -> str:

@@ -162,7 +162,7 @@ def _stream_and_swap(
         steps.append(begun.step("swap", SECOND, serves=SECOND))
 
         hold(seconds, both)
-        _say(f"promoting {BROKEN}, which kills whatever loads it")
+        _say(f"promoting {BROKEN}, the truncated one")
         begun = _Begun(layout)
         _promote(layout, BROKEN, "looks good on paper")
         settle(f"modeld rejects {BROKEN}", lambda: _rejection(admin).get("version") == BROKEN)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import zmq
 
 from modeld.errors import RequestError, retryable
+from modeld.front.zsocket import ZSocket
 from modeld.swap.slot import Slot, WriteOutcome
 from modeld.wire import header, replies
 from modeld.wire.header import AdminRequest
@@ -35,7 +36,7 @@ Respond = Callable[[dict[str, Any] | RequestError], None]
 class AdminService:
     """Handles one message at a time. Owned by the loop."""
 
-    def __init__(self, sock: zmq.Socket[bytes], daemon: Daemon) -> None:
+    def __init__(self, sock: ZSocket, daemon: Daemon) -> None:
         self._sock = sock
         self._daemon = daemon
         self.dropped_replies = 0
@@ -43,8 +44,9 @@ class AdminService:
 
     def on_message(self) -> None:
         """Receive one message; answer it now or later."""
+        self._sock.wake()
         try:
-            parts = self._sock.recv_multipart(zmq.NOBLOCK, copy=False)
+            parts = self._sock.raw.recv_multipart(zmq.NOBLOCK, copy=False)
         except zmq.Again:
             return
         frames = [part.bytes for part in parts]
@@ -60,7 +62,7 @@ class AdminService:
             else:
                 reply = [encode({"id": request_id, **outcome})]
             try:
-                self._sock.send_multipart(envelope + reply, zmq.NOBLOCK)
+                self._sock.send(envelope + reply)
             except zmq.ZMQError:
                 self.dropped_replies += 1  # the operator is gone; the deed is done and logged all the same
 

@@ -6,6 +6,7 @@ moment, and then another takes its place while the last good version goes on ans
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import time
@@ -19,7 +20,7 @@ import zmq
 
 from modeld import log
 from modeld.config import Config
-from modeld.errors import ModeldError, NothingToServe, RequestError, retryable
+from modeld.errors import ModeldError, NothingToServe
 from modeld.front import sockets
 from modeld.front.admin import AdminService
 from modeld.front.data import DataService, Served
@@ -28,6 +29,7 @@ from modeld.front.loop import Loop
 from modeld.front.notify import Notifier
 from modeld.front.servable import Lane, Servable, WorkerLost
 from modeld.front.spawner import Spawner, Worker
+from modeld.front.zsocket import ZSocket
 from modeld.swap.policy import Pointer, State
 from modeld.swap.slot import Slot, Trial, WriteOutcome
 from modeld.watch.messages import Begin, FromWatcher, Look, Observed, Write, Written
@@ -39,6 +41,8 @@ from modeld.work import ipc, prctl
 _TICK_S = 0.1
 #: Status before the watcher's first word.
 _NOT_SEEN = "starting"
+#: Objects made since the last collection before the next one: at some 20 a request, one in thousands pays for it.
+_GC_THRESHOLD = 50_000
 #: A row of a large matrix may take this long at most before the worker counts as hung. Nanoseconds.
 _ROW_NS = 10_000_000
 
@@ -92,10 +96,11 @@ class Daemon:
             ):
                 sockets.bind(sock, endpoint)
                 bound.append(endpoint)
-            self.data = DataService(data, self.models, config.limits, self.clock_ns)
-            self.admin = AdminService(admin, self)
-            self.loop.add_socket(data, self.data.on_message)
-            self.loop.add_socket(admin, self.admin.on_message)
+            data_socket, admin_socket = ZSocket(data), ZSocket(admin)
+            self.data = DataService(data_socket, self.models, config.limits, self.clock_ns)
+            self.admin = AdminService(admin_socket, self)
+            self.loop.add_socket(data_socket, self.data.on_message)
+            self.loop.add_socket(admin_socket, self.admin.on_message)
             self.loop.on_signals(
                 {signal.SIGTERM: self.drain, signal.SIGINT: self.drain, signal.SIGHUP: self._on_hangup}
             )
@@ -132,8 +137,6 @@ class Daemon:
     def _shut_down(self, context: zmq.Context[Any], socks: list[zmq.Socket[bytes]], bound: list[str]) -> None:
         """From top to bottom: workers first, so that none outlives the zygote; replies last, so that they get out."""
         for served in self.models.values():
-            if served.slot.serving is not None:
-                served.slot.serving.served.fail_all(_shutting_down)
             served.slot.close()
         if hasattr(self, "_link"):
             self._link.close()
@@ -241,6 +244,10 @@ class Daemon:
 
     def _become_ready(self) -> None:
         self._ready = True
+        # What is there now lives as long as the process: no collection has to walk it again.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(_GC_THRESHOLD, 20, 100)
         self._log.info(
             log.READY, models={n: _version(s.slot) for n, s in self.models.items()}, watching=self.watching
         )
@@ -297,7 +304,6 @@ class Daemon:
         lane = Lane(worker)
 
         def on_packet(packet: bytes) -> None:
-            lane.since_ns = self.clock_ns()
             try:
                 served.on_packet(lane, packet)
             except WorkerLost as e:
@@ -332,6 +338,7 @@ class Daemon:
             allow_schema_change=config.trial.allow_schema_change,
             probation_s=config.probation.seconds,
             probation_requests=config.probation.requests,
+            workers=config.workers,
         )
 
     def _on_bad_output(self, served: Servable, what: str) -> str:
@@ -356,9 +363,9 @@ class Daemon:
             slot = served.slot
             resident = [binding.served for binding in (slot.serving, slot.warm) if binding is not None]
             for one in (*resident, *slot.retiring):
+                one.expire()
                 for lane in one.hung(small_ns, _ROW_NS):
                     self._log.error(log.WORKER_HUNG, model=name, worker=lane.channel.pid)
-                    lane.since_ns = self.clock_ns()
                     lane.channel.kill()
             slot.tick()
         self._check_start()
@@ -531,10 +538,6 @@ class RunningTrial:
             self._over = True
             self._worker.close(kill=True)
             self._trial.failed(stage, reason)
-
-
-def _shutting_down() -> RequestError:
-    return retryable("DRAINING", "this daemon is shutting down; ask another")
 
 
 def _sparse(counts: list[int]) -> dict[str, int]:

@@ -12,6 +12,7 @@ from modeld.config import Limits
 from modeld.errors import RequestError, retryable
 from modeld.front.servable import Job
 from modeld.front.stats import Stats
+from modeld.front.zsocket import ZSocket
 from modeld.swap.policy import State
 from modeld.swap.slot import Binding, Slot
 from modeld.wire import header, replies, tensors
@@ -35,7 +36,7 @@ class Served:
 class PredictJob(Job):
     """A request that waits for its prediction, with all that its reply needs."""
 
-    __slots__ = ("binding", "encode", "envelope", "raw", "request_id", "service", "stats")
+    __slots__ = ("binding", "encode", "envelope", "pinned", "raw", "request_id", "service", "stats")
 
     def __init__(
         self,
@@ -46,6 +47,7 @@ class PredictJob(Job):
         request_id: RequestId,
         raw: bool,
         binding: Binding,
+        pinned: bool,
         data: bytes,
         rows: int,
         admitted_ns: int,
@@ -59,6 +61,15 @@ class PredictJob(Job):
         self.request_id = request_id
         self.raw = raw
         self.binding = binding
+        #: The client named the version: no other may answer.
+        self.pinned = pinned
+
+    def rebind(self, binding: Binding) -> bool:
+        """A later generation may answer in place of one whose workers are gone, if it takes the same features."""
+        if self.pinned or binding.contract.features != self.binding.contract.features:
+            return False
+        self.binding = binding
+        return True
 
     def finish(self, tensors: list[bytes], predict_ns: int) -> None:
         binding = self.binding
@@ -93,7 +104,7 @@ class DataService:
     """Handles one message at a time. Owned by the loop."""
 
     def __init__(
-        self, sock: zmq.Socket[bytes], models: dict[str, Served], limits: Limits, clock_ns: Callable[[], int]
+        self, sock: ZSocket, models: dict[str, Served], limits: Limits, clock_ns: Callable[[], int]
     ) -> None:
         self.sock = sock
         self.models = models
@@ -107,7 +118,7 @@ class DataService:
     def on_message(self) -> None:
         """Receive one message and answer it, now or when its prediction is there."""
         try:
-            frames = self.sock.recv_multipart(zmq.NOBLOCK)
+            frames = self.sock.recv()
         except zmq.Again:
             return
         admitted_ns = self.clock_ns()
@@ -138,7 +149,7 @@ class DataService:
     def send(self, envelope: list[bytes], frames: list[bytes]) -> None:
         """Send a reply; a peer that is gone or doesn't read loses it, and that is counted."""
         try:
-            self.sock.send_multipart(envelope + frames, zmq.NOBLOCK)
+            self.sock.send(envelope + frames)
         except zmq.ZMQError:
             self.dropped_replies += 1
 
@@ -195,6 +206,7 @@ class DataService:
                 request.id,
                 as_raw,
                 binding,
+                request.model_version is not None,
                 data,
                 rows,
                 admitted_ns,

@@ -1,8 +1,7 @@
 """The loop: epoll over plain descriptors and ZeroMQ sockets, timers, signals. One thread.
 
-A ZeroMQ socket shows one edge-triggered descriptor for both directions, and a send may swallow the edge of a receive.
-So the loop never trusts the edge: before it sleeps, it asks every ZeroMQ socket for its events, and it sleeps only if
-all of them have nothing to read. The edge then only ends the sleep.
+It sleeps only when every ZeroMQ socket that was used since was asked for its events and had none: why, and when a
+descriptor can be trusted, is in `modeld.front.zsocket`.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import time
 from collections.abc import Callable
 from itertools import count
 
-import zmq
+from modeld.front.zsocket import ZSocket
 
 Callback = Callable[[], None]
 
@@ -29,7 +28,7 @@ class Loop:
     def __init__(self, clock_ns: Callable[[], int] = time.monotonic_ns, *, busy_poll_us: int = 0) -> None:
         self._epoll = select.epoll()
         self._readers: dict[int, Callback] = {}
-        self._sockets: list[tuple[zmq.Socket[bytes], Callback]] = []
+        self._sockets: list[tuple[ZSocket, Callback]] = []
         self._timers: list[tuple[int, int, Callback]] = []
         self._order = count()
         self._clock_ns = clock_ns
@@ -47,14 +46,10 @@ class Loop:
         if self._readers.pop(fd, None) is not None:
             self._epoll.unregister(fd)
 
-    def add_socket(self, sock: zmq.Socket[bytes], on_message: Callback) -> None:
+    def add_socket(self, sock: ZSocket, on_message: Callback) -> None:
         """Call `on_message` once for each message that can be read from `sock`."""
-        self._epoll.register(_fd(sock), select.EPOLLIN)
+        self.add_reader(sock.fd, sock.wake)
         self._sockets.append((sock, on_message))
-
-    def remove_socket(self, sock: zmq.Socket[bytes]) -> None:
-        self._epoll.unregister(_fd(sock))
-        self._sockets = [pair for pair in self._sockets if pair[0] is not sock]
 
     def call_in(self, delay_s: float, callback: Callback) -> None:
         """Call `callback` once, `delay_s` from now."""
@@ -80,51 +75,46 @@ class Loop:
     def run(self) -> None:
         """Until `stop`."""
         self._running = True
-        pollin, events = zmq.POLLIN, zmq.EVENTS
-        wait = self._epoll.poll
+        wait = self._epoll.poll if not self._busy_poll_ns else self._spin
+        readers = self._readers
         while self._running:
             self.turns += 1
-            pending = False
             for sock, on_message in self._sockets:
-                turn = _TURN
-                while sock.get(events) & pollin:  # type: ignore[arg-type, operator]
-                    on_message()
-                    turn -= 1
-                    if not turn:
-                        pending = True
-                        break
-            # A handler of the second socket may have sent on the first: look at all of them once more when any spoke.
-            timeout = 0.0 if pending or self._any_readable() else self._until_next_timer()
-            for fd, _ in wait(timeout) if not self._busy_poll_ns or timeout == 0 else self._spin(timeout):
-                reader = self._readers.get(fd)
+                if sock.active:
+                    turn = _TURN
+                    while turn and sock.readable():
+                        on_message()
+                        turn -= 1
+            # After the messages: one of them may have set a timer or stopped the loop.
+            timeout = self._sleep_s()
+            for sock, _ in self._sockets:
+                if sock.active:
+                    timeout = 0.0
+            for fd, _ in wait(timeout):
+                reader = readers.get(fd)
                 if reader is not None:
                     reader()
             if self._timers:
                 self._run_timers()
 
-    def _any_readable(self) -> bool:
-        return any(sock.get(zmq.EVENTS) & zmq.POLLIN for sock, _ in self._sockets)  # type: ignore[arg-type, operator]
-
     def _spin(self, timeout: float) -> list[tuple[int, int]]:
         """Poll without sleeping for a while: a core that stays awake answers sooner."""
         until = self._clock_ns() + min(self._busy_poll_ns, int(timeout * 1e9))
-        while self._clock_ns() < until:
+        while True:
             if ready := self._epoll.poll(0):
                 return ready
-        return self._epoll.poll(timeout)
+            if self._clock_ns() >= until:
+                return self._epoll.poll(timeout)
+
+    def _sleep_s(self) -> float:
+        if not self._running:
+            return 0.0
+        return self._until_next_timer() if self._timers else 1.0
 
     def _until_next_timer(self) -> float:
-        if not self._timers:
-            return 1.0
         return min(1.0, max(0.0, (self._timers[0][0] - self._clock_ns()) / 1e9))
 
     def _run_timers(self) -> None:
         now = self._clock_ns()
         while self._timers and self._timers[0][0] <= now:
             heapq.heappop(self._timers)[2]()
-
-
-def _fd(sock: zmq.Socket[bytes]) -> int:
-    fd = sock.get(zmq.FD)
-    assert isinstance(fd, int)
-    return fd

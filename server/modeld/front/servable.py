@@ -17,7 +17,7 @@ import socket
 import struct
 from collections import deque
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -58,6 +58,10 @@ class Job:
         """There is no prediction, for this reason."""
         raise NotImplementedError
 
+    def rebind(self, binding: Any) -> bool:  # noqa: ARG002
+        """Whether another version may answer, and if so, from now on under its label."""
+        return False
+
 
 class WorkerLost(Exception):
     """The worker's channel is at its end."""
@@ -75,7 +79,9 @@ class Channel(Protocol):
 class Lane:
     """What one worker has under way: at most one batch of small requests and one large matrix."""
 
-    __slots__ = ("bulk", "bulk_fd", "bulk_id", "channel", "since_ns", "small", "small_id", "small_rows")
+    __slots__ = (
+        "bulk", "bulk_fd", "bulk_id", "bulk_since_ns", "channel", "small", "small_id", "small_rows", "small_since_ns",
+    )  # fmt: skip
 
     def __init__(self, channel: Channel) -> None:
         self.channel = channel
@@ -85,12 +91,15 @@ class Lane:
         self.bulk: Job | None = None
         self.bulk_id = 0
         self.bulk_fd = -1
-        #: When the worker last got something or said something.
-        self.since_ns = 0
+        #: When the worker got what it has under way.
+        self.small_since_ns = 0
+        self.bulk_since_ns = 0
 
-    @property
-    def busy(self) -> bool:
-        return self.small is not None or self.bulk is not None
+    def late(self, now_ns: int, small_ns: int, row_ns: int) -> bool:
+        """Whether the worker has had something for longer than any honest one takes."""
+        if self.small is not None and now_ns - self.small_since_ns > small_ns:
+            return True
+        return self.bulk is not None and now_ns - self.bulk_since_ns > small_ns + self.bulk.rows * row_ns
 
 
 class Servable:
@@ -134,6 +143,10 @@ class Servable:
         return bool(self.lanes)
 
     @property
+    def n_workers(self) -> int:
+        return len(self.lanes)
+
+    @property
     def pending(self) -> int:
         """Requests admitted and not yet answered."""
         under_way = sum(len(lane.small or ()) + (lane.bulk is not None) for lane in self.lanes)
@@ -171,30 +184,49 @@ class Servable:
     def hung(self, small_ns: int, row_ns: int) -> list[Lane]:
         """Lanes whose worker has been silent for longer than any honest one."""
         now = self._clock_ns()
-        return [
-            lane
-            for lane in self.lanes
-            if lane.busy and now - lane.since_ns > small_ns + (lane.bulk.rows * row_ns if lane.bulk else 0)
-        ]
+        return [lane for lane in self.lanes if lane.late(now, small_ns, row_ns)]
+
+    def expire(self) -> None:
+        """Refuse what waits and is late, also while there is no worker to take it."""
+        now = self._clock_ns()
+        for queue in (self._small, self._bulk):
+            late = [job for job in queue if job.deadline_ns is not None and job.deadline_ns <= now]
+            for job in late:
+                queue.remove(job)
+                self._queued_bytes -= len(job.data)
+                self._expired(job, now)
 
     def fail_all(self, error: Callable[[], RequestError]) -> None:
         """Refuse everything that waits or is under way: exactly one error each."""
+        for job in self._take_all():
+            job.refuse(error())
+
+    def hand_over(self, binding: Any, error: Callable[[], RequestError]) -> None:
+        """Give everything that waits to another version; what mustn't be answered by another is refused."""
+        for job in self._take_all():
+            if not job.rebind(binding):
+                job.refuse(error())
+                continue
+            try:
+                binding.served.submit(job)
+            except RequestError as e:
+                job.refuse(e)
+
+    def _take_all(self) -> list[Job]:
         jobs = [*self._take_back(), *self._small, *self._bulk]
         self._small.clear()
         self._bulk.clear()
         self._queued_bytes = 0
-        for job in jobs:
-            job.refuse(error())
+        return jobs
 
     def close(self, *, kill: bool) -> None:
         for lane in self.lanes:
             lane.channel.close(kill=kill)
-            if lane.bulk_fd >= 0:
-                os.close(lane.bulk_fd)
+            self._take_lane(lane)
         self.lanes.clear()
 
     def on_packet(self, lane: Lane, packet: bytes) -> None:
-        """A RESULT or FAILED from a worker. Raises WorkerLost where it says what no sound worker would."""
+        """A RESULT from a worker. Raises WorkerLost where it says anything else."""
         if len(packet) < ipc.HEAD.size:
             raise WorkerLost(f"a packet of {len(packet)} bytes")
         kind, rows, _, _, job_id, ns = ipc.HEAD.unpack_from(packet)
@@ -260,6 +292,8 @@ class Servable:
                     continue
                 batch.append(job)
                 rows += job.rows
+                if job.attempts:
+                    break  # it was under way when a worker died: alone, it takes no innocent one with it
             if batch:
                 data = batch[0].data if len(batch) == 1 else b"".join([job.data for job in batch])
                 self._send_small(lane, batch, data, rows)
@@ -284,7 +318,7 @@ class Servable:
         now = self._clock_ns()
         for job in batch:
             job.queue_ns = now - job.admitted_ns
-        lane.since_ns = now
+        lane.small_since_ns = now
         packet = ipc.HEAD.pack(ipc.PREDICT, rows, self.contract.n_features, 0, self._next_id, 0) + data
         # A worker that is gone shows by its channel's end of file, which puts the batch back; the socket buffer
         # holds all that a lane may have under way, so a full one is a hung worker, and the sweep ends that.
@@ -292,13 +326,20 @@ class Servable:
             lane.channel.sock.send(packet)
 
     def _send_bulk(self, lane: Lane, job: Job) -> None:
+        fd = -1
+        try:
+            fd = os.memfd_create("modeld-matrix", os.MFD_CLOEXEC)
+            os.ftruncate(fd, len(job.data) + job.rows * self._reply_bytes)
+            os.pwrite(fd, job.data, 0)
+        except OSError as e:  # no descriptor, no memory: that is this request's trouble, not the daemon's
+            if fd >= 0:
+                os.close(fd)
+            job.refuse(retryable("BUSY", f"{self.contract.label}: no room for the matrix: {e.strerror}"))
+            return
         self._next_id += 1
-        lane.since_ns = self._clock_ns()
-        job.queue_ns = lane.since_ns - job.admitted_ns
-        fd = os.memfd_create("modeld-matrix", os.MFD_CLOEXEC)
+        lane.bulk_since_ns = self._clock_ns()
+        job.queue_ns = lane.bulk_since_ns - job.admitted_ns
         lane.bulk, lane.bulk_id, lane.bulk_fd = job, self._next_id, fd
-        os.ftruncate(fd, len(job.data) + job.rows * self._reply_bytes)
-        os.pwrite(fd, job.data, 0)
         packet = ipc.head(
             ipc.PREDICT_MEMFD, rows=job.rows, columns=self.contract.n_features, job=self._next_id
         )

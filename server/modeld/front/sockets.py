@@ -85,10 +85,15 @@ def _prepare_path(path: Path, endpoint: str) -> None:
         raise ModeldError(f"{path.parent}: can't make the directory for {endpoint}: {e.strerror}") from e
     if not path.exists():
         return
+    if not path.is_socket():
+        raise ModeldError(f"{endpoint}: {path} isn't a socket; it is left alone: choose another path")
     probe = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     with probe:
+        probe.setblocking(False)
         try:
             probe.connect(str(path))
+        except BlockingIOError:
+            pass  # its backlog is full: busy, and very much alive
         except ConnectionRefusedError:
             log.get().info(log.STALE_SOCKET, path=str(path))
             path.unlink(missing_ok=True)

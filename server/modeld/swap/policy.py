@@ -71,15 +71,15 @@ class Pointer:
 class Resident:
     """A version that has passed its trial: serving or warm.
 
-    `alive`: a worker can answer. `revivable`: none can, and it is time to prove a new one. `lost`: that has failed
-    more than once, so waiting for it is no plan.
+    `alive`: a worker can answer. `short`: it has fewer workers than it should, and it is time to prove another.
+    `lost`: it has none, and more than one attempt at another failed, so waiting is no plan.
     """
 
     version: str
     digest: str
     revision: int
     alive: bool = True
-    revivable: bool = False
+    short: bool = False
     lost: bool = False
 
 
@@ -117,7 +117,7 @@ class Act(StrEnum):
     SWAP_TO_WARM = "swap to warm"  # the wanted version is the warm one
     RELABEL = "relabel"  # the wanted version serves already: a new generation of it
     FALL_BACK = "fall back"  # the serving version failed in probation: the warm one serves
-    REVIVE = "revive"  # the serving version's worker is dead: prove another, requests wait
+    REVIVE = "revive"  # the serving version lacks a worker: prove another; with none left, requests wait
     WRITE_ROLLBACK = "write rollback"  # the source still names a rejected version: point it back
     START_TRIAL = "start trial"
 
@@ -133,7 +133,7 @@ def next_action(view: View) -> Act | None:
 
     if serving is not None and (view.condemned or serving.lost) and warm is not None and warm.alive:
         return Act.FALL_BACK
-    if serving is not None and serving.revivable:
+    if serving is not None and serving.short:
         return Act.REVIVE
 
     if desired is None:

@@ -34,9 +34,12 @@ class Served(Protocol):
     @property
     def alive(self) -> bool: ...
     @property
+    def n_workers(self) -> int: ...
+    @property
     def pending(self) -> int: ...
     def move(self, to: State) -> None: ...
     def fail_all(self, error: Callable[[], RequestError]) -> None: ...
+    def hand_over(self, binding: Binding, error: Callable[[], RequestError]) -> None: ...
     def close(self, *, kill: bool) -> None: ...
 
 
@@ -142,6 +145,7 @@ class Slot:
         allow_schema_change: bool,
         probation_s: float,
         probation_requests: int,
+        workers: int = 1,
     ) -> None:
         self.model = model
         self.desired: Pointer | None = None
@@ -165,6 +169,7 @@ class Slot:
         self._allow_schema_change = allow_schema_change
         self._probation_s = probation_s
         self._probation_requests = probation_requests
+        self._workers = workers
         self._probation_until_ns = 0
         self._probation_left = 0
         self._revival_failures = 0
@@ -182,7 +187,7 @@ class Slot:
     def worker_died(self, served: Any, how: str) -> None:
         """A worker of a resident version is gone."""
         self._ports.log("worker_died", model=self.model, version=served.contract.version, how=how)
-        if self.serving is not None and served is self.serving.served and not served.alive:
+        if self.serving is not None and served is self.serving.served:
             if self.on_probation and self.warm is not None and self.warm.served.alive:
                 self.condemned = f"{how} in probation"
         elif self.warm is not None and served is self.warm.served and not served.alive:
@@ -200,8 +205,11 @@ class Slot:
             self._ports.call_in(0, self.reconcile)
 
     def replied(self) -> None:
-        """A reply by the serving version, while on probation."""
-        self._probation_left -= 1
+        """A reply by the serving version."""
+        if self._probation_left > 1:
+            self._probation_left -= 1
+        elif self._probation_left:
+            self._probation_until_ns = 0
 
     @property
     def on_probation(self) -> bool:
@@ -237,7 +245,11 @@ class Slot:
                 binding.digest,
                 binding.revision,
                 alive=alive,
-                revivable=not alive and self.revival is None and now >= self._revival_due_ns,
+                short=(
+                    binding.served.n_workers < self._workers
+                    and self.revival is None
+                    and now >= self._revival_due_ns
+                ),
                 lost=not alive and self._revival_failures >= _LOST_AFTER,
             )
         if self.warm is not None:
@@ -270,19 +282,23 @@ class Slot:
             and not self.warm.served.pending
         ):
             self.warm.served.move(State.WARM)
+        if self._probation_left and not self.on_probation:
+            self._probation_left = 0
+            self._ports.log("probation_passed", model=self.model, generation=self.generation)
         for served in [served for served in self.retiring if not served.pending]:
             self.retiring.remove(served)
             served.close(kill=False)
         self.reconcile()
 
     def close(self) -> None:
-        """Let every worker go."""
+        """Let every worker go; what is still unanswered is refused."""
         for trial in (self.trial, self.revival):
             if trial is not None and trial.candidate is not None:
                 trial.candidate.drop()
         self.trial = self.revival = None
         resident = [binding.served for binding in (self.warm, self.serving) if binding is not None]
         for served in [*self.retiring, *resident]:
+            served.fail_all(_shutting_down)
             served.close(kill=False)
 
     # -- the acts
@@ -400,17 +416,19 @@ class Slot:
         self._ports.event(kind, self.model, **told)
 
     def _put_aside(self, old: Binding) -> None:
-        """The version that served becomes the warm one, and the warm one before it is retired."""
+        """The version that served becomes the warm one, and the warm one before it is retired.
+
+        One that is dead or rejected is no use as a warm one: then the one before it stays.
+        """
+        if not old.served.alive:
+            old.served.hand_over(self.serving, self._gone)
+        if not old.served.alive or old.digest in self.rejected:
+            self._retire(old.served)
+            return
         if self.warm is not None:
             self._retire(self.warm.served)
-            self.warm = None
-        if not old.served.alive:
-            old.served.fail_all(self._gone)
-        if old.served.alive and old.digest not in self.rejected:
-            old.served.move(State.DRAINING)
-            self.warm = old
-        else:
-            self._retire(old.served)
+        old.served.move(State.DRAINING)
+        self.warm = old
 
     def _retire(self, served: Any) -> None:
         self._ports.log("version_retired", model=self.model, version=served.contract.version)
@@ -445,7 +463,7 @@ class Slot:
     def _revive(self) -> None:
         assert self.serving is not None
         served = self.serving.served
-        self._ports.log("reviving_worker", model=self.model, version=served.contract.version)
+        self._ports.log("starting_worker", model=self.model, version=served.contract.version)
         self.revival = Trial(served.pointer, self._ports.clock_ns(), self._revival_over)
         self.revival.candidate = self._ports.start_trial(served.pointer, self.revival)
 
@@ -457,14 +475,15 @@ class Slot:
         served = self.serving.served
         if revival.outcome == "ready" and revival.served.contract == served.contract:
             self._revival_failures = 0
-            self._ports.log("revived_worker", model=self.model, version=served.contract.version)
+            self._ports.log("worker_joined", model=self.model, version=served.contract.version)
             self.degraded.pop("worker", None)
             self._ports.join(served, revival.worker)
         else:
             if revival.candidate is not None:
                 revival.candidate.drop()
             self._revival_failures += 1
-            self.degraded["worker"] = f"no worker of {served.contract.version}: {revival.reason}"
+            why = revival.reason or "it has other features, outputs or settings than before"
+            self.degraded["worker"] = f"no worker of {served.contract.version}: {why}"
             delay_s = _REVIVAL_BACKOFF_S[min(self._revival_failures, len(_REVIVAL_BACKOFF_S) - 1)]
             self._revival_due_ns = self._ports.clock_ns() + int(delay_s * 1e9)
             if self._revival_failures >= _LOST_AFTER:
@@ -524,6 +543,10 @@ _ACTS: dict[Act, Callable[[Slot], None]] = {
     Act.WRITE_ROLLBACK: Slot._write_rollback,
     Act.START_TRIAL: Slot._start_trial,
 }
+
+
+def _shutting_down() -> RequestError:
+    return retryable("DRAINING", "this daemon is shutting down; ask another")
 
 
 def describe_schema_change(old: Contract, new: Contract) -> str:

@@ -26,6 +26,8 @@ from watchdog.events import (
 from watchdog.observers import Observer
 from watchdog.observers.api import BaseObserver, ObservedWatch
 
+#: An observer that was stopped gets this long to end its threads. Seconds.
+_JOIN_S = 1.0
 # Opening and closing without a write come from our own reads: they would wake us for ever.
 _KINDS: list[type[FileSystemEvent]] = [
     FileCreatedEvent, FileDeletedEvent, FileModifiedEvent, FileMovedEvent,
@@ -64,9 +66,11 @@ class Events:
             return
         try:
             observer = self._running()
+            # A deleted directory's inode is given to the next one at once, but its emitter has ended.
+            live = {emitter.watch for emitter in observer.emitters if emitter.is_alive()}
             wanted = {path: identity for path in directories if (identity := _identity(path)) is not None}
             for path, (identity, watch) in list(self._watches.items()):
-                if wanted.get(path) != identity:
+                if wanted.get(path) != identity or watch not in live:
                     del self._watches[path]
                     observer.unschedule(watch)
             for path, identity in wanted.items():
@@ -83,6 +87,7 @@ class Events:
     def close(self) -> None:
         if self._observer is not None:
             self._observer.stop()
+            self._observer.join(_JOIN_S)
             self._observer = None
         self._watches.clear()
 

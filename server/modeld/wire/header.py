@@ -77,7 +77,8 @@ class _OnlyOp(msgspec.Struct):
     op: str = "predict"
 
 
-_UNREADABLE = (msgspec.DecodeError, RecursionError, MemoryError, UnicodeDecodeError)
+#: What a decoder of untrusted bytes may raise. ValueError: names that aren't UTF-8, numbers with too many digits.
+UNREADABLE = (msgspec.DecodeError, RecursionError, MemoryError, ValueError, OverflowError)
 
 _decode_json = msgspec.json.Decoder(Request).decode
 _decode_msgpack = msgspec.msgpack.Decoder(Request).decode
@@ -96,7 +97,7 @@ def split(frames: list[bytes]) -> tuple[list[bytes], list[bytes]]:
         first = frames[1]
         if not first:
             return frames[:2], frames[2:]
-        if not _looks_like_header(first[0]) and b"" in frames:
+        if not _looks_like_header(first[0]) and b"" in frames[2:]:
             at = frames.index(b"", 2) + 1
             return frames[:at], frames[at:]
     return frames[:1], frames[1:]
@@ -113,19 +114,26 @@ def is_json(header: bytes) -> bool:
 def decode(header: bytes) -> Request:
     """The request in `header`. Raises RequestError MALFORMED."""
     try:
-        return _decode_json(header) if header[:1] == b"{" else _decode_msgpack(header)
-    except _UNREADABLE as e:
+        request = _decode_json(header) if header[:1] == b"{" else _decode_msgpack(header)
+    except UNREADABLE as e:
         raise _malformed(header, e) from None
+    if type(request.id) is int:
+        _check_id(request.id)
+    return request
 
 
 def decode_admin(header: bytes) -> AdminRequest:
     """The operator's request in `header`. Raises RequestError MALFORMED."""
     try:
         if is_json(header):
-            return msgspec.json.decode(header, type=AdminRequest)
-        return msgspec.msgpack.decode(header, type=AdminRequest)
-    except _UNREADABLE as e:
+            request = msgspec.json.decode(header, type=AdminRequest)
+        else:
+            request = msgspec.msgpack.decode(header, type=AdminRequest)
+    except UNREADABLE as e:
         raise _malformed(header, e) from None
+    if type(request.id) is int:
+        _check_id(request.id)
+    return request
 
 
 def peek_op(header: bytes) -> str | None:
@@ -134,10 +142,21 @@ def peek_op(header: bytes) -> str | None:
     return value.op if isinstance(value, _OnlyOp) else None
 
 
+def _check_id(number: int) -> None:
+    """An integer of more than 64 bits can be read, in JSON, and not be written: neither encoding could echo it."""
+    if not _can_echo(number):
+        raise RequestError("MALFORMED", "'id' is an integer of more than 64 bits; send it as a string")
+
+
+def _can_echo(number: int) -> bool:
+    return -(1 << 63) <= number < 1 << 64
+
+
 def _malformed(header: bytes, error: BaseException) -> RequestError:
     refusal = RequestError("MALFORMED", f"the header can't be read: {error}")
     found = _peek(header, _OnlyId)
-    refusal.request_id = found.id if isinstance(found, _OnlyId) else None
+    if isinstance(found, _OnlyId) and not (type(found.id) is int and not _can_echo(found.id)):
+        refusal.request_id = found.id
     return refusal
 
 
@@ -146,5 +165,5 @@ def _peek(header: bytes, kind: type[msgspec.Struct]) -> msgspec.Struct | None:
         if is_json(header):
             return msgspec.json.decode(header, type=kind)
         return msgspec.msgpack.decode(header, type=kind)
-    except _UNREADABLE:
+    except UNREADABLE:
         return None

@@ -6,6 +6,7 @@ came. Everything else is decoded by a typed decoder, so that a wrong element is 
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from modeld.errors import RequestError
 from modeld.wire.contract import Contract
-from modeld.wire.header import MAX_RAW_FRAMES, Request, Tensor
+from modeld.wire.header import ABSENT, MAX_RAW_FRAMES, UNREADABLE, Request, Tensor
 
 Matrix = NDArray[np.float64]
 
@@ -26,6 +27,8 @@ _DTYPES: dict[str, np.dtype[Any]] = {
     "INT64": np.dtype("<i8"),
     "INT32": np.dtype("<i4"),
 }
+#: What a field says that is there and says nothing, in JSON and in MessagePack.
+_NULLS = (b"null", b"\xc0")
 _NUMBERS = list[float]
 _WITH_NULLS = list[float | None]
 _ROWS = list[list[float | None]]
@@ -38,16 +41,38 @@ if sys.byteorder != "little":
 class Decoders:
     """Typed decoders of one encoding (JSON or MessagePack) for a tensor's `data` and for the short form."""
 
-    def __init__(self, decoder: Callable[[Any], Any]) -> None:
+    def __init__(
+        self, decoder: Callable[[Any], Any], count_names: Callable[[bytes, bool], list[int]]
+    ) -> None:
         self.numbers = decoder(_NUMBERS).decode
         self.with_nulls = decoder(_WITH_NULLS).decode
         self.rows = decoder(_ROWS).decode
         self.named = decoder(_NAMED).decode
         self.named_rows = decoder(list[_NAMED]).decode
+        #: How many names each object has, repeated ones counted: a decoder to dict forgets that.
+        self.count_names = count_names
 
 
-JSON = Decoders(msgspec.json.Decoder)
-MSGPACK = Decoders(msgspec.msgpack.Decoder)
+def _count_json_names(data: bytes, many: bool) -> list[int]:
+    counts = json.loads(data, object_pairs_hook=len, parse_int=str, parse_float=str)
+    return counts if many else [counts]
+
+
+_decode_raws = msgspec.msgpack.Decoder(list[msgspec.Raw]).decode
+
+
+def _count_msgpack_names(data: bytes, many: bool) -> list[int]:
+    return [_map_length(bytes(raw)) for raw in _decode_raws(data)] if many else [_map_length(data)]
+
+
+def _map_length(data: bytes) -> int:
+    """What a MessagePack map says of its length: in its first byte, or in the two or four behind it."""
+    first = data[0]
+    return first & 0x0F if first < 0x90 else int.from_bytes(data[1:3] if first == 0xDE else data[1:5], "big")
+
+
+JSON = Decoders(msgspec.json.Decoder, _count_json_names)
+MSGPACK = Decoders(msgspec.msgpack.Decoder, _count_msgpack_names)
 
 
 def parse_matrix(
@@ -103,6 +128,11 @@ def check_finite(values: Matrix, contract: Contract) -> None:
 def _matrix(
     request: Request, raw: list[bytes], contract: Contract, max_rows: int, decoders: Decoders
 ) -> Matrix:
+    if _is_null(request.features):
+        request.features = ABSENT
+    for tensor in request.inputs or ():
+        if _is_null(tensor.data):
+            tensor.data = ABSENT
     if (request.inputs is None) == (not request.features):
         raise RequestError("MALFORMED", "predict takes either 'inputs' or 'features'")
     if request.features:
@@ -116,6 +146,10 @@ def _matrix(
     if len(request.inputs) == 1 and not _is_named(request.inputs[0], contract):
         return _rows_tensor(request.inputs[0], frames, contract, max_rows, decoders)
     return _named_tensors(request.inputs, frames, contract, max_rows, decoders)
+
+
+def _is_null(value: msgspec.Raw) -> bool:
+    return len(memoryview(value)) <= 4 and bytes(value) in _NULLS
 
 
 def _check_frames(inputs: list[Tensor], raw: list[bytes]) -> list[bytes]:
@@ -132,7 +166,7 @@ def _check_frames(inputs: list[Tensor], raw: list[bytes]) -> list[bytes]:
 def _is_named(tensor: Tensor, contract: Contract) -> bool:
     """One tensor alone is the matrix, except a column that bears the name of a feature."""
     return tensor.name in contract.index and (
-        len(tensor.shape) == 1 or contract.n_features > 1 == tensor.shape[-1]
+        len(tensor.shape) == 1 or (contract.n_features > 1 and tensor.shape[-1:] == [1])
     )
 
 
@@ -229,14 +263,14 @@ def _numbers(data: bytes, what: str, decoders: Decoders) -> Matrix:
     """Flat or nested numbers, null for NaN, as a flat float64 array."""
     try:
         return np.array(decoders.numbers(data), np.float64)
-    except msgspec.ValidationError:
+    except UNREADABLE:
         pass  # not plain numbers: nulls or rows, told apart below
     try:
         return np.array(decoders.with_nulls(data), np.float64)
-    except msgspec.ValidationError as flat:
+    except UNREADABLE as flat:
         try:
             rows = decoders.rows(data)
-        except msgspec.ValidationError as nested:
+        except UNREADABLE as nested:
             # Both readings failed: the deeper path is the one that the client meant.
             error = nested if str(nested).count("[") > str(flat).count("[") else flat
             raise RequestError("MALFORMED", f"{what}: {error}") from None
@@ -266,15 +300,18 @@ def _short_form(data: bytes, contract: Contract, decoders: Decoders) -> Matrix:
             "'features' is a list of numbers, a list of such rows, an object of numbers by feature name, or a list of "
             "such objects; null is NaN",
         )
+    counts = decoders.count_names(data, one is None)
     for at, entry in enumerate(named):
         _check_names(list(entry), contract, at)
+        if counts[at] != len(entry):
+            raise RequestError("MALFORMED", f"{contract.label}: row {at} gives a feature twice", row=at)
     return np.array([[entry[name] for name in contract.features] for entry in named], np.float64)
 
 
 def _try(decode: Callable[[bytes], Any], data: bytes) -> Any:
     try:
         return decode(data)
-    except msgspec.ValidationError:
+    except UNREADABLE:
         return None
 
 

@@ -8,75 +8,87 @@ Sums over trees are in tree order in float64 either way, which is why batched ro
 from __future__ import annotations
 
 import ctypes
+import mmap
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from modeld.work import ipc
 from modelreg.loaders import LoadedModel
 
 Matrix = NDArray[np.float64]
 
-_FLOAT64, _ROW_MAJOR, _PREDICT_NORMAL = 1, 1, 0
+_FLOAT64, _PREDICT_NORMAL = 1, 0
 _ONE_THREAD = b"num_threads=1"
 
 
 class Engine:
     """One loaded version, ready to predict. Not thread-safe; lives in one worker.
 
-    `widths` has the number of float64 values that a row takes in each output.
+    `widths` has the number of float64 values that a row takes in each output. Outputs lie one after the other, each
+    row-major.
     """
 
     def __init__(self, model: LoadedModel, widths: list[int]) -> None:
         self.model = model
         self.widths = widths
         self.row_width = sum(widths)
-        self.fast = False
+        self._fast: _RowByRow | None = None
 
-    def rows(self, matrix: Matrix) -> list[Matrix]:
-        """Outputs for float64[n, f]: float64[n] or [n, k] each, by the loaded model itself."""
-        return [np.ascontiguousarray(out, np.float64) for out in self.model.predict(matrix)]
+    @property
+    def fast(self) -> bool:
+        return self._fast is not None
 
-    def rows_into(self, matrix: Matrix, outputs: list[Matrix]) -> None:
-        """The same, written into float64[n, width] arrays."""
-        for out, values in zip(outputs, self.rows(matrix), strict=True):
-            out[:] = values.reshape(out.shape)
-
-    def one_row(self, packet: bytearray, offset: int) -> OneRow | None:
-        """A predictor of the single row at `offset` of `packet`; None where the fast path isn't proven."""
-        return OneRow(self.model, self.widths, packet, offset) if self.fast else None
+    def predict(self, source: Buffer, target: Buffer, rows: int, first: int, to: int) -> None:
+        """Predict rows `first`..`to` of `rows` float64 rows in `source` into their places in `target`."""
+        if self._fast is not None:
+            self._fast.predict(source.address, target.address, rows, first, to)
+            return
+        columns = self.model.n_features
+        matrix = source.values[: rows * columns].reshape(rows, columns)
+        at = 0
+        for width, out in zip(self.widths, self.model.predict(matrix[first:to]), strict=True):
+            target.values[at + first * width : at + to * width] = np.asarray(out, np.float64).reshape(-1)
+            at += rows * width
 
     def prove_fast_path(self, matrix: Matrix, expected: list[Matrix]) -> bool:
         """Use the single-row path from now on if it equals `expected` bit for bit on every row of `matrix`."""
         if set(self.model.boosters) != set(self.model.outputs):
             return False
-        packet = bytearray(matrix.shape[1] * 8)
-        row = OneRow(self.model, self.widths, packet, 0)
-        wanted = np.concatenate([out.reshape(len(matrix), -1) for out in expected], axis=1)
-        self.fast = True
-        for at in range(len(matrix)):
-            packet[:] = matrix[at].tobytes()
-            row.predict()
-            if bytes(row.reply[ipc.HEAD.size :]) != wanted[at].tobytes():
-                self.fast = False
-                break
+        rows = len(matrix)
+        source = Buffer(bytearray(np.ascontiguousarray(matrix).tobytes()))
+        target = Buffer(bytearray(rows * self.row_width * 8))
+        fast = _RowByRow(self.model, self.widths)
+        fast.predict(source.address, target.address, rows, 0, rows)
+        wanted = np.concatenate([out.reshape(-1) for out in expected])
+        if target.values.tobytes() == wanted.tobytes():
+            self._fast = fast
         return self.fast
 
 
-class OneRow:
-    """LightGBM's single-row path from a fixed input buffer into a fixed reply packet."""
+class Buffer:
+    """Memory with a fixed address, seen as float64 values. Keeps what it is made of alive."""
 
-    def __init__(self, model: LoadedModel, widths: list[int], packet: bytearray, offset: int) -> None:
+    def __init__(self, memory: bytearray | mmap.mmap, offset: int = 0) -> None:
+        self._memory = memory
+        self.address = ctypes.addressof(ctypes.c_char.from_buffer(memory)) + offset
+        self.values = np.frombuffer(memory, np.float64, (len(memory) - offset) // 8, offset)
+
+
+class _RowByRow:
+    """LightGBM's single-row path, from address to address: what it needs between calls is set up once."""
+
+    def __init__(self, model: LoadedModel, widths: list[int]) -> None:
         import lightgbm
 
         library = lightgbm.basic._LIB  # type: ignore[attr-defined]
+        # The library is this process's alone, and nothing else here calls this function.
         self._call = library.LGBM_BoosterPredictForMatSingleRowFast
-        self.reply = bytearray(ipc.HEAD.size + 8 * sum(widths))
-        self._keep: list[Any] = [model, packet]
-        self._arguments: list[tuple[Any, ...]] = []
-        source = ctypes.addressof(ctypes.c_char.from_buffer(packet)) + offset
-        target = ctypes.addressof(ctypes.c_char.from_buffer(self.reply)) + ipc.HEAD.size
+        self._call.argtypes = [ctypes.c_void_p] * 4
+        self._keep: list[Any] = [model]
+        self._length = ctypes.c_int64()
+        self._row_bytes = model.n_features * 8
+        self._outputs: list[tuple[int | None, int]] = []
         for output, width in zip(model.outputs, widths, strict=True):
             handle = ctypes.c_void_p()
             status = library.LGBM_BoosterPredictForMatSingleRowFastInit(
@@ -85,15 +97,13 @@ class OneRow:
             )  # fmt: skip
             if status:
                 raise RuntimeError(f"LightGBM: {library.LGBM_GetLastError()!r}")
-            length = ctypes.c_int64()
-            self._keep.append(length)
-            self._arguments.append(
-                (handle, ctypes.c_void_p(source), ctypes.byref(length), ctypes.c_void_p(target))
-            )
-            target += 8 * width
+            self._outputs.append((handle.value, width * 8))
 
-    def predict(self) -> None:
-        """Predict the row in the packet into the reply."""
-        for arguments in self._arguments:
-            if self._call(*arguments):
-                raise RuntimeError("LightGBM refused a row that it took before")
+    def predict(self, source: int, target: int, rows: int, first: int, to: int) -> None:
+        """Rows `first`..`to` of `rows`."""
+        call, length, row_bytes = self._call, ctypes.addressof(self._length), self._row_bytes
+        for handle, width_bytes in self._outputs:
+            for row in range(first, to):
+                if call(handle, source + row * row_bytes, length, target + row * width_bytes):
+                    raise RuntimeError("LightGBM refused a row that it took before")
+            target += rows * width_bytes

@@ -15,10 +15,12 @@ from modelreg import golden as golden_rows
 from modelreg import loaders
 from modelreg.environment import library_versions
 from modelreg.errors import RegistryError
-from modelreg.sealed import read_sealed
+from modelreg.goldenrows import synthesise
+from modelreg.lgbtext import parse_header
+from modelreg.sealed import Sealed, read_sealed
 
-#: Rows made up for the proof where a version has no golden rows: all zero, all NaN, all one.
-_STAND_IN_ROWS = (0.0, np.nan, 1.0)
+#: Rows made up for the proof where a version has no golden rows, and the share of NaN in them.
+_STAND_IN_ROWS, _NAN_FRACTION = 256, 0.02
 
 
 class TrialFailed(Exception):
@@ -62,11 +64,7 @@ def prove(trial: ipc.Trial, stage: Callable[[str], None]) -> tuple[Engine, ipc.R
                 "validating",
                 f"the model takes {model.n_features} features, metadata.json lists {len(features)}",
             )
-        rows = (
-            golden.rows
-            if golden is not None
-            else np.repeat(np.array(_STAND_IN_ROWS)[:, None], len(features), 1)
-        )
+        rows = golden.rows if golden is not None else _stand_in_rows(sealed)
         if rows.shape[1] != len(features):
             raise TrialFailed(
                 "validating", f"golden rows have {rows.shape[1]} columns for {len(features)} features"
@@ -97,6 +95,17 @@ def prove(trial: ipc.Trial, stage: Callable[[str], None]) -> tuple[Engine, ipc.R
         stages_ms=timings,
     )
     return engine, ready
+
+
+def _stand_in_rows(sealed: Sealed) -> Matrix:
+    """Rows spread over the ranges that the model's text names, or over [-1, 1] where it names none."""
+    infos: list[list[str]] = [[] for _ in sealed.metadata.features]
+    if sealed.metadata.format == "lightgbm-text":
+        for file in loaders.estimators(sealed).values():
+            for column, info in zip(infos, parse_header(sealed.files[file], where=file).infos, strict=False):
+                column.append(info)
+    seed = sealed.digest.encode()
+    return synthesise(infos, rows=_STAND_IN_ROWS, nan_fraction=_NAN_FRACTION, seed=seed)
 
 
 def _check_shapes(names: tuple[str, ...], outputs: list[Matrix], rows: int) -> None:

@@ -19,10 +19,9 @@ import struct
 import time
 
 import msgspec
-import numpy as np
 
 from modeld.work import ipc, prctl
-from modeld.work.engine import Engine
+from modeld.work.engine import Buffer, Engine
 from modeld.work.trial import TrialFailed, prove
 
 #: Rows of a memfd matrix between two looks at the socket.
@@ -76,64 +75,56 @@ def _lower(limit: int, value: int) -> None:
 
 
 class _Bulk:
-    """One large matrix under way, slice by slice."""
+    """One large matrix under way, slice by slice: the rows in a memfd, the outputs behind them."""
 
     def __init__(self, fd: int, rows: int, columns: int, job: int, engine: Engine) -> None:
-        size = rows * (columns + engine.row_width) * 8
-        self.map = mmap.mmap(fd, size)
+        inputs = rows * columns * 8
+        self._map = mmap.mmap(fd, inputs + rows * engine.row_width * 8)
         os.close(fd)
-        values = np.frombuffer(self.map, np.float64)
-        self.matrix = values[: rows * columns].reshape(rows, columns)
-        self.outputs: list[np.ndarray[tuple[int, ...], np.dtype[np.float64]]] = []
-        at = rows * columns
-        for width in engine.widths:
-            self.outputs.append(values[at : at + rows * width].reshape(rows, width))
-            at += rows * width
-        self.rows, self.job, self.at, self.spent_ns = rows, job, 0, 0
+        self._source, self._target = Buffer(self._map), Buffer(self._map, inputs)
+        self._at = 0
+        self.rows, self.job, self.spent_ns = rows, job, 0
 
     def step(self, engine: Engine) -> bool:
         """Compute one slice; True when the matrix is done."""
         start = time.perf_counter_ns()
-        to = min(self.at + SLICE_ROWS, self.rows)
-        engine.rows_into(self.matrix[self.at : to], [out[self.at : to] for out in self.outputs])
-        self.at = to
+        to = min(self._at + SLICE_ROWS, self.rows)
+        engine.predict(self._source, self._target, self.rows, self._at, to)
+        self._at = to
         self.spent_ns += time.perf_counter_ns() - start
         return to == self.rows
 
 
 def _serve(channel: socket.socket, engine: Engine) -> None:
     """Answer PREDICT packets until end of file."""
-    buffer = bytearray(ipc.MAX_PACKET)
-    view = memoryview(buffer)
-    # The row is predicted where the packet landed, and the result is packed where it leaves: no copies in between.
-    row = engine.one_row(buffer, ipc.HEAD.size)
-    unpack, pack_into = ipc.HEAD.unpack_from, ipc.HEAD.pack_into
+    packet, reply = bytearray(ipc.MAX_PACKET), bytearray(ipc.MAX_PACKET)
+    into, out = memoryview(packet), memoryview(reply)
+    # Rows are predicted where the packet landed, and outputs where they leave: no copies in between.
+    source, target = Buffer(packet, ipc.HEAD.size), Buffer(reply, ipc.HEAD.size)
+    unpack, pack_into, head_size = ipc.HEAD.unpack_from, ipc.HEAD.pack_into, ipc.HEAD.size
+    row_bytes = engine.row_width * 8
     clock = time.perf_counter_ns
     bulk: _Bulk | None = None
     while True:
         if bulk is not None:
+            # One slice between two packets: neither waits for more than one of the other.
+            if bulk.step(engine):
+                channel.send(ipc.head(ipc.RESULT, rows=bulk.rows, job=bulk.job, ns=bulk.spent_ns))
+                bulk = None
+                continue
             try:
-                size, fds, _, _ = channel.recvmsg_into([view], 64, socket.MSG_DONTWAIT)
+                size, fds, _, _ = channel.recvmsg_into([into], 64, socket.MSG_DONTWAIT)
             except BlockingIOError:
-                if bulk.step(engine):
-                    channel.send(ipc.head(ipc.RESULT, rows=bulk.rows, job=bulk.job, ns=bulk.spent_ns))
-                    bulk = None
                 continue
         else:
-            size, fds, _, _ = channel.recvmsg_into([view], 64)
+            size, fds, _, _ = channel.recvmsg_into([into], 64)
         if not size:
             return
-        kind, rows, columns, _, job, _ = unpack(buffer)
+        kind, rows, columns, _, job, _ = unpack(packet)
         if kind == ipc.PREDICT_MEMFD:
             bulk = _Bulk(struct.unpack("i", fds[0][2])[0], rows, columns, job, engine)
             continue
         start = clock()
-        if rows == 1 and row is not None:
-            row.predict()
-            pack_into(row.reply, 0, ipc.RESULT, 1, 0, 0, job, clock() - start)
-            channel.send(row.reply)
-            continue
-        matrix = np.frombuffer(buffer, np.float64, rows * columns, ipc.HEAD.size).reshape(rows, columns)
-        outputs = engine.rows(matrix)
-        payload = b"".join(out.tobytes() for out in outputs)
-        channel.send(ipc.head(ipc.RESULT, rows=rows, job=job, ns=clock() - start) + payload)
+        engine.predict(source, target, rows, 0, rows)
+        pack_into(reply, 0, ipc.RESULT, rows, 0, 0, job, clock() - start)
+        channel.send(out[: head_size + rows * row_bytes])

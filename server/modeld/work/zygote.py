@@ -64,8 +64,10 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     prctl.set_name("modeld-zygote")
-    from modeld.work import worker  # imports lightgbm and what it needs, once for all workers
+    from modeld.work import worker
+    from modelreg import loaders
 
+    loaders.preload()
     control.send(msgspec.json.encode(Imported(os.getpid())))
     gc.collect()
     gc.freeze()

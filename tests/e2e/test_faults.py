@@ -1,0 +1,239 @@
+"""What happens to a real daemon when parts of it, or of what it needs, go away."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from tests.e2e.conftest import MODELD, Daemon, register_truncated
+from tests.e2e.test_swap import Stream, check, production
+from tests.registry.conftest import Trained
+from tests.support import wait_until
+
+from modelreg import Registry
+
+
+def serving_pid(daemon: Daemon) -> int:
+    pid: int = next(w["pid"] for w in daemon.status()["workers"] if w["state"] == "serving")
+    return pid
+
+
+def test_a_killed_worker_is_replaced_and_no_request_is_lost(
+    daemon: Daemon, trained: dict[str, Trained], rows: np.ndarray
+) -> None:
+    """Requests wait the moment that another worker takes; what the dead one had under way is asked again."""
+    with Stream(daemon, rows) as stream:
+        for _ in range(3):
+            pid = serving_pid(daemon)
+            os.kill(pid, signal.SIGKILL)
+            wait_until(lambda pid=pid: any(w["pid"] != pid for w in daemon.status()["workers"]))
+            stream.until("1.0.0")
+    check(stream, trained, rows)
+    assert daemon.status()["degraded"] == []
+
+
+def test_a_worker_that_hangs_is_replaced(
+    make_daemon: Callable[..., Daemon], registry: Registry, trained: dict[str, Trained], rows: np.ndarray
+) -> None:
+    """A stopped worker counts as dead after limits.predict_timeout_s."""
+    daemon = make_daemon(registry.root, limits={"predict_timeout_s": 0.3}).start()
+    with Stream(daemon, rows) as stream:
+        os.kill(serving_pid(daemon), signal.SIGSTOP)
+        stream.until("1.0.0")
+    check(stream, trained, rows)
+    assert daemon.logged("worker_hung")
+
+
+def test_death_in_probation_rolls_back(
+    daemon: Daemon, registry: Registry, trained: dict[str, Trained], rows: np.ndarray
+) -> None:
+    """The version before is warm: it answers at once, and the registry's log says why."""
+    registry.promote("alpha:1.1.0", reason="next")
+    wait_until(lambda: daemon.model()["version"] == "1.1.0")
+    os.kill(serving_pid(daemon), signal.SIGKILL)
+    wait_until(lambda: daemon.model()["version"] == "1.0.0")
+    wait_until(lambda: production(registry) == "1.0.0")
+    assert "probation" in (registry.history("alpha")[0].reason or "")
+    assert registry.state("alpha").versions["1.1.0"].status == "failed"
+    with daemon.client() as client:
+        assert (
+            client.predict(rows[0]).values[0] == trained["1.0.0"].booster.predict(rows[:1], num_threads=1)[0]
+        )
+
+
+def test_zygote_and_watcher_are_made_anew(daemon: Daemon, registry: Registry, rows: np.ndarray) -> None:
+    """Both may be killed; the served version doesn't notice and the next promotion gets in."""
+    status = daemon.status()
+    os.kill(status["zygote_pid"], signal.SIGKILL)
+    os.kill(status["watcher_pid"], signal.SIGKILL)
+    with daemon.client() as client:
+        assert client.predict(rows[0]).version == "1.0.0"
+    registry.promote("alpha:1.1.0", reason="next")
+    wait_until(lambda: daemon.model()["version"] == "1.1.0", 15)
+    after = daemon.status()
+    assert after["zygote_pid"] != status["zygote_pid"]
+    assert after["watcher_pid"] != status["watcher_pid"]
+
+
+def test_a_vanished_registry_leaves_the_version_serving(
+    daemon: Daemon, registry: Registry, rows: np.ndarray
+) -> None:
+    """Degraded, with the reason; and back to normal when the registry is."""
+    away = registry.root.with_name("away")
+    registry.root.rename(away)
+    wait_until(lambda: any("source" in why for why in daemon.status()["degraded"]))
+    with daemon.client() as client:
+        assert client.predict(rows[0]).version == "1.0.0"
+    away.rename(registry.root)
+    wait_until(lambda: daemon.status()["degraded"] == [])
+    registry.promote("alpha:1.1.0", reason="next")
+    wait_until(lambda: daemon.model()["version"] == "1.1.0")
+
+
+def test_a_record_that_was_changed_makes_the_model_read_only(daemon: Daemon, registry: Registry) -> None:
+    """A broken log is reported, never reset, and the version goes on serving."""
+    newest = sorted((registry.root / "alpha/log").glob("*.json"))[-1]
+    registry.promote("alpha:1.1.0", reason="next")
+    wait_until(lambda: daemon.model()["version"] == "1.1.0")
+    newest.chmod(0o644)
+    newest.write_bytes(newest.read_bytes().replace(b"first", b"FIRST"))
+    daemon.signal(signal.SIGHUP)
+    assert daemon.model()["version"] == "1.1.0"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_cleanly(
+    make_daemon: Callable[..., Daemon], registry: Registry, number: signal.Signals
+) -> None:
+    """Exit status 0, no process and no socket file left."""
+    daemon = make_daemon(registry.root).start()
+    below = daemon.children()
+    assert len(below) >= 3
+    daemon.signal(number)
+    assert daemon.wait() == 0
+    assert not psutil.wait_procs(below, 3)[1]
+    assert not list(daemon.run.rglob("*.sock"))
+
+
+def test_sigkill_leaves_no_process_and_the_next_daemon_starts(
+    make_daemon: Callable[..., Daemon], registry: Registry, rows: np.ndarray
+) -> None:
+    """Children see the end of their channel; the stale socket files are replaced."""
+    daemon = make_daemon(registry.root).start()
+    below = daemon.children()
+    daemon.signal(signal.SIGKILL)
+    daemon.wait()
+    assert not psutil.wait_procs(below, 5)[1]
+    assert list(daemon.run.rglob("*.sock"))
+    daemon.start()
+    with daemon.client() as client:
+        assert client.predict(rows[0]).version == "1.0.0"
+
+
+def serve_fails(daemon: Daemon, *options: str) -> tuple[int, str]:
+    done = subprocess.run(
+        [MODELD, "--config", daemon.config, *options, "serve"],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        stdin=subprocess.DEVNULL,
+        check=False,
+    )
+    return done.returncode, done.stderr.splitlines()[-1]
+
+
+def test_a_missing_registry_is_one_clear_line(make_daemon: Callable[..., Daemon], tmp_path: Path) -> None:
+    """Exit status 3 and the path, where nothing can be served."""
+    status, line = serve_fails(make_daemon(tmp_path / "nowhere"))
+    assert status == 3
+    assert "nowhere" in line
+
+
+def test_a_production_version_that_fails_its_trial_at_start(
+    make_daemon: Callable[..., Daemon], registry: Registry, trained: dict[str, Trained], tmp_path: Path
+) -> None:
+    """Exit status 3 and the reason."""
+    register_truncated(registry, trained["1.1.0"], tmp_path, "2.0.0")
+    registry.promote("alpha:2.0.0", reason="bad")
+    status, line = serve_fails(make_daemon(registry.root))
+    assert status == 3
+    assert "2.0.0 was rejected" in line
+
+
+def test_an_endpoint_of_a_live_daemon_is_not_stolen(
+    make_daemon: Callable[..., Daemon], daemon: Daemon, registry: Registry, rows: np.ndarray
+) -> None:
+    """Exit status 4 and the endpoint; the first daemon goes on."""
+    second = make_daemon(registry.root)
+    status, line = serve_fails(second, "--set", f"runtime_dir={daemon.run}")
+    assert status == 4
+    assert "predict.sock" in line
+    with daemon.client() as client:
+        assert client.predict(rows[0]).version == "1.0.0"
+
+
+def test_an_unreadable_configuration_is_one_clear_line(make_daemon: Callable[..., Daemon]) -> None:
+    """Exit status 2, with the file, the line and the key."""
+    daemon = make_daemon()
+    daemon.config.write_text("watch: {poll_interval_s: soon}\n")
+    status, line = serve_fails(daemon)
+    assert status == 2
+    assert f"{daemon.config}:1: watch.poll_interval_s" in line
+
+
+def test_it_waits_for_a_model_where_none_is_required(
+    make_daemon: Callable[..., Daemon], tmp_path: Path, trained: dict[str, Trained]
+) -> None:
+    """require_model: false starts not ready, says so, and serves the first promotion."""
+    registry = Registry.init(tmp_path / "models", actor="tester")
+    daemon = make_daemon(registry.root, source={"require_model": False}).start(ready=False)
+    with daemon.client(timeout_s=20) as client:
+        assert client.ready() is False
+        registry.register("alpha", trained["1.0.0"].path, version="1.0.0", golden=False)
+        registry.promote("alpha:1.0.0", reason="first")
+        wait_until(client.ready, 10)
+
+
+def test_it_notifies_the_service_manager(make_daemon: Callable[..., Daemon], registry: Registry) -> None:
+    """READY after the first validated version, WATCHDOG from the loop, RELOADING on SIGHUP, STOPPING at the end."""
+    daemon = make_daemon(registry.root)
+    path = daemon.directory / "notify.sock"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(path))
+        manager.settimeout(10)
+        daemon.start(env={"NOTIFY_SOCKET": str(path), "WATCHDOG_USEC": "200000"})
+        seen = ""
+
+        def saw(word: str) -> bool:
+            nonlocal seen
+            while word not in seen:
+                seen += manager.recv(4096).decode() + "\n"
+            return True
+
+        assert saw("READY=1")
+        assert "STATUS=serving alpha 1.0.0" in seen
+        assert saw("WATCHDOG=1")
+        seen = ""
+        daemon.signal(signal.SIGHUP)
+        assert saw("RELOADING=1")
+        assert saw("READY=1")
+        daemon.signal(signal.SIGTERM)
+        assert saw("STOPPING=1")
+        assert daemon.wait() == 0
+
+
+def test_a_full_state_of_the_disk_does_not_stop_it(
+    daemon: Daemon, registry: Registry, rows: np.ndarray
+) -> None:
+    """The registry deleted under it: the version that serves is in memory."""
+    shutil.rmtree(registry.root)
+    with daemon.client() as client:
+        assert client.predict(rows[0]).version == "1.0.0"

@@ -1,0 +1,650 @@
+"""One model's slot against an outside that can fail: who serves, under which generation, and what is written."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from tests.fakes import FakePorts, FakeRegistry, FakeServed, contract, pointer
+
+from modeld.swap import slot as slot_module
+from modeld.swap.policy import Act, State, View, next_action
+from modeld.swap.slot import Slot, WriteOutcome
+
+ONE, TWO, THREE = pointer("1.0.0", 1), pointer("1.1.0", 2), pointer("1.2.0", 3)
+
+
+def make_slot(ports: FakePorts, **settings: Any) -> Slot:
+    chosen = {
+        "actor": "modeld:uid:0",
+        "rollback_on_reject": True,
+        "allow_schema_change": False,
+        "probation_s": 30.0,
+        "probation_requests": 10,
+    }
+    return Slot("alpha", ports, **{**chosen, **settings})
+
+
+@pytest.fixture
+def ports() -> FakePorts:
+    return FakePorts()
+
+
+@pytest.fixture
+def slot(ports: FakePorts) -> Slot:
+    return make_slot(ports)
+
+
+def serve(slot: Slot, ports: FakePorts, *pointers: Any) -> None:
+    for one in pointers:
+        slot.observe(one)
+        ports.trials[-1].ready()
+        ports.advance(31)
+        slot.tick()
+
+
+def versions(slot: Slot) -> tuple[str | None, str | None]:
+    """What serves and what is warm."""
+    serving, warm = (b.contract.version if b is not None else None for b in (slot.serving, slot.warm))
+    return serving, warm
+
+
+def kill(slot: Slot, served: FakeServed, how: str = "the worker was killed by SIGKILL") -> None:
+    served.workers.clear()
+    slot.worker_died(served, how)
+
+
+def kinds(ports: FakePorts) -> list[str]:
+    return [event["kind"] for event in ports.events]
+
+
+def test_a_version_that_passes_serves_and_the_one_before_gets_warm(slot, ports):
+    """The old version goes on serving until the very moment of the swap, drains, and stays warm."""
+    serve(slot, ports, ONE)
+    slot.observe(TWO)
+    old = slot.serving.served
+    for state in (State.VERIFYING, State.LOADING, State.VALIDATING):
+        ports.trials[-1].stage(state)
+        assert (slot.trial.state, versions(slot)) == (state, ("1.0.0", None))
+    old.pending = 2
+    ports.trials[-1].ready()
+    assert versions(slot) == ("1.1.0", "1.0.0")
+    slot.tick()
+    assert old.state is State.DRAINING
+    old.pending = 0
+    slot.tick()
+    assert old.states == [State.READY, State.SERVING, State.DRAINING, State.WARM]
+    assert ports.events[-1] == {
+        "kind": "swap", "model": "alpha", "from": "1.0.0", "to": "1.1.0", "generation": 2,
+        "digest": TWO.digest, "reason": "", "actor": "",
+    }  # fmt: skip
+
+
+def test_seeing_the_same_pointer_again_does_nothing(slot, ports):
+    """Looks are level-triggered: only a difference counts."""
+    serve(slot, ports, ONE)
+    before = len(ports.events)
+    for _ in range(3):
+        slot.observe(ONE)
+    assert (len(ports.trials), len(ports.events), slot.generation) == (1, before, 1)
+
+
+def test_a_source_that_names_nothing_stops_nothing(slot, ports):
+    """A vanished registry or channel leaves the last good version serving."""
+    serve(slot, ports, ONE)
+    slot.observe(TWO)
+    slot.observe(None)
+    assert ports.trials[-1].dropped
+    assert versions(slot) == ("1.0.0", None)
+
+
+def test_the_third_version_retires_the_first_once_it_is_drained(slot, ports):
+    """One warm version is kept; the one before it is closed when its last request is answered."""
+    serve(slot, ports, ONE, TWO)
+    first = slot.warm.served
+    first.pending = 1
+    slot.observe(THREE)
+    ports.trials[-1].ready()
+    slot.tick()
+    assert (versions(slot), first.state, first.closed) == (("1.2.0", "1.1.0"), State.RETIRED, False)
+    first.pending = 0
+    slot.tick()
+    assert first.closed
+
+
+@pytest.mark.parametrize("fail", ["reject", "die"])
+def test_a_rejected_version_is_written_back_by_compare_and_set(slot, ports, fail):
+    """The old version serves on, the digest is remembered, and the source is pointed back only from what failed."""
+    serve(slot, ports, ONE)
+    slot.observe(TWO)
+    ports.trials[-1].stage(State.VALIDATING)
+    getattr(ports.trials[-1], fail)("it is broken")
+    (write,) = ports.writes
+    assert (write.expect, write.to, write.mark_failed) == ("1.1.0", "1.0.0", True)
+    assert (write.reason, write.actor) == ("validating: it is broken", "modeld:uid:0")
+    assert slot.last_rejection.version == "1.1.0"
+    assert kinds(ports) == ["swap", "rejected"]
+    slot.observe(replace(ONE, revision=3))
+    write.done(WriteOutcome(None, None, "1.1.0", "1.0.0"))
+    assert (versions(slot), slot.generation, slot.settled) == (("1.0.0", None), 3, True)
+    assert kinds(ports) == ["swap", "rejected", "state", "rollback"]
+    assert len(ports.trials) == 2
+
+
+def test_with_hold_on_reject_nothing_is_written():
+    """`on_reject: hold` keeps the old version and leaves the source as it is."""
+    ports = FakePorts()
+    slot = make_slot(ports, rollback_on_reject=False)
+    serve(slot, ports, ONE)
+    slot.observe(TWO)
+    ports.trials[-1].reject()
+    slot.tick()
+    assert (ports.writes, versions(slot)) == ([], ("1.0.0", None))
+
+
+def test_a_conflict_on_the_way_back_is_no_trouble(slot, ports):
+    """The pointer has moved on meanwhile: what it names now is tried, the failed version isn't written again."""
+    serve(slot, ports, ONE)
+    slot.observe(TWO)
+    ports.trials[-1].reject()
+    ports.writes[0].done(WriteOutcome("conflict", "production is 1.2.0"))
+    assert not slot.degraded
+    slot.observe(THREE)
+    ports.advance(5)
+    ports.trials[-1].ready()
+    assert (versions(slot), len(ports.writes)) == (("1.2.0", "1.0.0"), 1)
+
+
+def test_a_write_that_fails_is_tried_again_later(slot, ports):
+    """A registry that can't be written is shown as degraded and asked again about once a second."""
+    serve(slot, ports, ONE)
+    slot.observe(TWO)
+    ports.trials[-1].reject()
+    ports.writes[0].done(WriteOutcome("store_unavailable", "read-only"))
+    slot.tick()
+    assert len(ports.writes) == 1
+    assert "1.1.0 isn't written: read-only" in slot.degraded["source"]
+    ports.advance(1.01)
+    assert len(ports.writes) == 2
+    ports.advance(10)
+    assert len(ports.writes) == 2, "one write at a time"
+    slot.observe(replace(ONE, revision=3))
+    ports.writes[1].done(WriteOutcome(None, None, "1.1.0", "1.0.0"))
+    assert (slot.degraded, slot.settled) == ({}, True)
+
+
+def test_a_rejected_digest_is_never_tried_again_unless_forgiven(slot, ports):
+    """No reload loop: neither another look nor another revision of the same bytes starts a trial."""
+    serve(slot, ports, ONE)
+    slot.observe(TWO)
+    ports.trials[-1].reject()
+    ports.writes[0].done(WriteOutcome("store_unavailable", "read-only"))
+    slot.observe(replace(TWO, revision=9))
+    ports.advance(60)
+    slot.tick()
+    assert len(ports.trials) == 2
+    slot.forgive()
+    assert len(ports.trials) == 3
+    ports.trials[-1].ready()
+    assert versions(slot) == ("1.1.0", "1.0.0")
+
+
+def test_the_first_version_that_fails_leaves_nothing_to_point_back_to(slot, ports):
+    """Nothing serves, so nothing is written, and the next version gets its chance."""
+    slot.observe(ONE)
+    ports.trials[-1].reject()
+    assert (slot.serving, ports.writes) == (None, [])
+    slot.observe(TWO)
+    ports.trials[-1].ready()
+    assert versions(slot) == ("1.1.0", None)
+
+
+def test_the_newest_pointer_wins(slot, ports):
+    """A candidate that is superseded is dropped, even if it passes after that."""
+    serve(slot, ports, ONE)
+    slot.observe(TWO)
+    old = ports.trials[-1]
+    slot.observe(THREE)
+    assert old.dropped
+    old.trial.passed(FakeServed(TWO, contract("1.1.0")), None, {})
+    assert versions(slot) == ("1.0.0", None)
+    ports.trials[-1].ready()
+    assert (versions(slot), len(ports.trials)) == (("1.2.0", "1.0.0"), 3)
+
+
+def test_going_back_to_the_warm_version_is_one_step(slot, ports):
+    """A rollback needs no trial, gets a higher generation, and rolls forward as quickly."""
+    serve(slot, ports, ONE, TWO)
+    slot.observe(pointer("1.0.0", 3))
+    assert (versions(slot), slot.generation, len(ports.trials)) == (("1.0.0", "1.1.0"), 3, 2)
+    slot.observe(pointer("1.1.0", 4))
+    assert (versions(slot), slot.generation, len(ports.trials)) == (("1.1.0", "1.0.0"), 4, 2)
+    assert kinds(ports)[-2:] == ["rollback", "rollback"]
+
+
+def test_other_features_are_a_rejection(slot, ports):
+    """Clients of the serving version would send the wrong columns."""
+    serve(slot, ports, ONE)
+    slot.observe(TWO)
+    ports.trials[-1].ready(contract("1.1.0", ("sma_5", "rsi")))
+    assert versions(slot) == ("1.0.0", None)
+    assert ports.trials[-1].dropped
+    assert "1 new ['rsi'], 1 gone ['sma_20']" in slot.last_rejection.reason
+    slot.observe(THREE)
+    ports.trials[-1].ready(contract("1.2.0", ("sma_20", "sma_5")))
+    assert "another order" in slot.last_rejection.reason
+    fourth = pointer("2.0.0", 4, allow_schema_change=True)
+    slot.observe(fourth)
+    ports.trials[-1].ready(contract("2.0.0", ("rsi",)))
+    assert versions(slot) == ("2.0.0", "1.0.0")
+
+
+def test_a_candidate_that_dies_after_it_passed_is_rejected(slot, ports):
+    """While a hold keeps it waiting, a ready worker can still die; it doesn't serve then."""
+    serve(slot, ports, ONE)
+    slot.observe(TWO)
+    slot.held = "the open"
+    ports.trials[-1].ready()
+    assert slot.trial.outcome == "ready"
+    ports.trials[-1].die()
+    assert (versions(slot), slot.last_rejection.version) == (("1.0.0", None), "1.1.0")
+
+
+def test_a_hold_freezes_and_a_release_goes_on(slot, ports):
+    """Held, nothing new is tried or swapped in; released, what is wanted by then is."""
+    serve(slot, ports, ONE)
+    slot.held = "the open"
+    slot.observe(TWO)
+    assert len(ports.trials) == 1
+    slot.observe(THREE)
+    slot.held = None
+    slot.reconcile()
+    ports.trials[-1].ready()
+    assert (versions(slot), len(ports.trials)) == (("1.2.0", "1.0.0"), 2)
+
+
+@pytest.mark.parametrize("how", ["death", "bad output"])
+def test_a_failure_in_probation_falls_back(slot, ports, how):
+    """The warm version serves at once under a new generation, the failed one is rejected and written back."""
+    serve(slot, ports, ONE)
+    slot.observe(TWO)
+    ports.trials[-1].ready()
+    failed = slot.serving.served
+    if how == "death":
+        failed.pending = 3
+        kill(slot, failed)
+        assert (failed.refused, slot.serving.served.pending) == ([], 3)
+    else:
+        slot.bad_output(failed, "an output isn't finite")
+        assert versions(slot) == ("1.1.0", "1.0.0"), "not in the middle of the batch"
+        ports.advance(0)
+    assert (versions(slot), slot.generation) == (("1.0.0", None), 3)
+    assert failed.state is State.RETIRED
+    assert slot.last_rejection.stage == "probation"
+    (write,) = ports.writes
+    assert (write.expect, write.to) == ("1.1.0", "1.0.0")
+    slot.observe(replace(ONE, revision=3))
+    assert slot.generation == 3
+    slot.tick()
+    assert failed.closed
+
+
+@pytest.mark.parametrize("over", ["time", "requests"])
+def test_after_probation_a_bad_output_and_a_death_are_no_reason_to_fall_back(slot, ports, over):
+    """Probation ends with the first of its two limits; then a dead worker is replaced by one of the same version."""
+    serve(slot, ports, ONE)
+    slot.observe(TWO)
+    ports.trials[-1].ready()
+    assert slot.on_probation
+    if over == "time":
+        ports.advance(30)
+    else:
+        for _ in range(10):
+            slot.replied()
+    assert not slot.on_probation
+    slot.bad_output(slot.serving.served, "an output isn't finite")
+    ports.advance(0)
+    kill(slot, slot.serving.served)
+    assert (versions(slot), slot.revival is not None) == (("1.1.0", "1.0.0"), True)
+
+
+def test_in_probation_without_a_warm_version_serving_goes_on(slot, ports):
+    """The first version has nothing behind it: its worker is replaced."""
+    slot.observe(ONE)
+    ports.trials[-1].ready()
+    slot.bad_output(slot.serving.served, "an output isn't finite")
+    ports.advance(0)
+    kill(slot, slot.serving.served)
+    assert (versions(slot), slot.revival is not None) == (("1.0.0", None), True)
+
+
+def test_a_dead_worker_is_replaced_and_requests_wait(slot, ports):
+    """The same version proves itself anew; its generation stays."""
+    serve(slot, ports, ONE)
+    served = slot.serving.served
+    served.pending = 2
+    kill(slot, served)
+    assert ports.trials[-1].pointer is ONE
+    assert (served.alive, served.pending) == (False, 2)
+    ports.trials[-1].ready()
+    assert (served.alive, served.refused, slot.generation) == (True, [], 1)
+    assert slot.degraded == {}
+
+
+def test_a_worker_that_can_not_be_replaced_is_tried_with_patience(slot, ports):
+    """After two failures the requests are refused, and tries go on further apart."""
+    serve(slot, ports, ONE)
+    served = slot.serving.served
+    served.pending = 2
+    kill(slot, served)
+    ports.trials[-1].die()
+    assert served.pending == 2
+    ports.advance(0.1)
+    ports.trials[-1].die()
+    assert [e.code for e in served.refused] == ["NOT_READY"] * 2
+    assert "no worker of 1.0.0" in slot.degraded["worker"]
+    tries = len(ports.trials)
+    ports.advance(0.4)
+    assert len(ports.trials) == tries
+    ports.advance(0.11)
+    assert len(ports.trials) == tries + 1
+    ports.trials[-1].ready()
+    assert (served.alive, slot.degraded) == (True, {})
+
+
+def test_a_lost_version_falls_back_to_the_warm_one(slot, ports):
+    """A version that can't be proved again counts as failed, after probation as well."""
+    serve(slot, ports, ONE, TWO)
+    kill(slot, slot.serving.served)
+    ports.trials[-1].reject()
+    ports.advance(0.2)
+    ports.trials[-1].reject()
+    assert (versions(slot), slot.last_rejection.reason) == (("1.0.0", None), "its workers keep dying")
+    assert ports.writes[0].expect == "1.1.0"
+
+
+def test_a_revival_with_another_contract_is_none(slot, ports):
+    """The same digest that says something else now is not let in, and the reason is told."""
+    serve(slot, ports, ONE)
+    kill(slot, slot.serving.served)
+    ports.trials[-1].ready(contract("1.0.0", ("other",)))
+    assert ports.trials[-1].dropped or ports.trials[-2].dropped
+    assert not slot.serving.served.alive
+    assert "other features" in slot.degraded["worker"]
+
+
+def test_a_swap_ends_a_revival(slot, ports):
+    """A new version that passes first serves, and answers what waited for the one that is gone."""
+    serve(slot, ports, ONE)
+    old = slot.serving.served
+    slot.observe(TWO)
+    candidate = ports.trials[-1]
+    old.pending = 1
+    kill(slot, old)
+    revival = ports.trials[-1]
+    candidate.ready()
+    assert (versions(slot), revival.dropped, old.refused) == (("1.1.0", None), True, [])
+    assert slot.serving.served.pending == 1
+
+
+def test_a_dead_serving_version_does_not_cost_the_warm_one(slot, ports):
+    """Where the version that served can't be kept, the warm one before it still can."""
+    serve(slot, ports, ONE, TWO)
+    slot.observe(THREE)
+    candidate = ports.trials[-1]
+    kill(slot, slot.serving.served)
+    candidate.ready()
+    assert versions(slot) == ("1.2.0", "1.0.0")
+
+
+def test_a_dead_warm_worker_is_let_go(slot, ports):
+    """What waited for it is refused, and a rollback proves the version anew."""
+    serve(slot, ports, ONE, TWO)
+    warm = slot.warm.served
+    warm.pending = 1
+    kill(slot, warm)
+    assert (versions(slot), len(warm.refused), warm.state) == (("1.1.0", None), 1, State.RETIRED)
+    slot.observe(pointer("1.0.0", 3))
+    assert len(ports.trials) == 3
+
+
+def test_a_relabel_never_lowers_the_generation(slot, ports):
+    """A source that was rebuilt may count from the start again; generations don't."""
+    serve(slot, ports, pointer("1.0.0", 7))
+    slot.observe(pointer("1.0.0", 9))
+    assert slot.generation == slot.serving.generation == 9
+    slot.observe(pointer("1.0.0", 2))
+    assert slot.generation == slot.serving.generation == 9
+    assert len(ports.trials) == 1
+
+
+def test_every_swap_raises_the_generation(slot, ports):
+    """Also where the revision that asks for it is an old one."""
+    seen = []
+    for version, revision in (("1.0.0", 5), ("1.1.0", 3), ("1.2.0", 5), ("1.1.0", 4)):
+        slot.observe(pointer(version, revision))
+        if slot.trial is not None:
+            ports.trials[-1].ready()
+        seen.append(slot.generation)
+    assert seen == sorted(set(seen))
+
+
+def test_waiters_are_asked_when_nothing_is_under_way(slot, ports):
+    """A reload that waits is answered after the trial, once."""
+    asked = []
+    slot.observe(ONE)
+    slot.waiters.append(lambda: asked.append(versions(slot)[0]) or True)
+    assert asked == []
+    ports.trials[-1].ready()
+    slot.tick()
+    assert asked == ["1.0.0"]
+
+
+def test_closing_answers_what_was_admitted_and_lets_everybody_go(slot, ports):
+    """Serving, warm and retiring versions refuse what waits; the trial is dropped."""
+    serve(slot, ports, ONE, TWO)
+    slot.warm.served.pending = 1
+    slot.observe(THREE)
+    ports.trials[-1].ready()
+    slot.observe(pointer("1.3.0", 4))
+    everyone = [slot.serving.served, slot.warm.served, *slot.retiring]
+    slot.warm.served.pending = slot.serving.served.pending = 1
+    slot.close()
+    assert ports.trials[-1].dropped
+    assert [(one.closed, [e.code for e in one.refused]) for one in everyone] == [(True, ["DRAINING"])] * 3
+
+
+# -- seeded schedules
+
+
+class Simulation:
+    """One slot, one registry, and a schedule of everything that can happen to them."""
+
+    def __init__(self, seed: int) -> None:
+        self.random = random.Random(seed)
+        self.ports = FakePorts()
+        self.registry = FakeRegistry()
+        self.slot = make_slot(self.ports)
+        self.generations: dict[int, str] = {}
+        self.highest = 0
+        self.ever_served = False
+        self.newest = 0
+
+    def run(self, steps: int) -> None:
+        for _ in range(steps):
+            self.step()
+
+    def step(self) -> None:
+        act = self.random.choices(
+            [
+                self.promote, self.look, self.trial_passes, self.trial_fails, self.trial_dies, self.worker_dies,
+                self.bad_output, self.answer_write, self.registry_fails, self.hold, self.traffic, self.wait,
+            ],
+            [10, 20, 20, 4, 2, 3, 1, 8, 2, 1, 20, 20],
+        )[0]  # fmt: skip
+        act()
+        self.check()
+
+    def promote(self) -> None:
+        if self.random.random() < 0.5:
+            self.newest += self.random.random() < 0.7
+            self.registry.promote(f"1.{max(0, self.newest - self.random.choice([0, 0, 0, 1, 2, 9]))}.0")
+
+    def look(self) -> None:
+        if not self.registry.away:
+            self.slot.observe(self.registry.current)
+
+    def _some_trial(self) -> Any:
+        open_ = [one for one in self.ports.trials[-4:] if one.takes_news]
+        return self.random.choice(open_) if open_ else None
+
+    def trial_passes(self) -> None:
+        if one := self._some_trial():
+            one.stage(State.VALIDATING)
+            one.ready()
+
+    def trial_fails(self) -> None:
+        if one := self._some_trial():
+            one.reject()
+
+    def trial_dies(self) -> None:
+        if one := self._some_trial():
+            one.die()
+
+    def _residents(self) -> list[FakeServed]:
+        slot = self.slot
+        return [b.served for b in (slot.serving, slot.warm) if b is not None] + list(slot.retiring)
+
+    def worker_dies(self) -> None:
+        alive = [served for served in self._residents() if served.alive]
+        if alive:
+            kill(self.slot, self.random.choice(alive))
+
+    def bad_output(self) -> None:
+        if residents := self._residents():
+            self.slot.bad_output(self.random.choice(residents), "an output isn't finite")
+
+    def answer_write(self) -> None:
+        if self.ports.writes:
+            write = self.ports.writes.pop(0)
+            outcome = self.registry.carry_out(write)
+            if outcome.code is None and self.random.random() < 0.1:
+                outcome = WriteOutcome("store_unavailable", "the watcher died after it had written")
+            elif not self.registry.away:
+                self.slot.observe(self.registry.current)
+            write.done(outcome)
+
+    def registry_fails(self) -> None:
+        self.registry.away = self.random.random() < 0.3
+        if self.random.random() < 0.2:
+            self.registry.revision //= 2  # rebuilt from a backup: it counts from an earlier number
+
+    def hold(self) -> None:
+        self.slot.held = None if self.slot.held else "the open"
+        self.slot.reconcile()
+
+    def traffic(self) -> None:
+        for served in self._residents():
+            if served.alive and self.random.random() < 0.7:
+                served.pending = 0
+        if self.slot.serving is not None:
+            self.slot.serving.served.pending += self.random.randrange(3)
+            self.slot.replied()
+
+    def wait(self) -> None:
+        self.ports.advance(self.random.choice([0.01, 0.1, 1.0, 20.0]))
+        self.slot.tick()
+
+    def check(self) -> None:
+        """What holds after every step."""
+        slot, ports = self.slot, self.ports
+        self.ever_served = self.ever_served or slot.serving is not None
+        if self.ever_served:
+            assert slot.serving is not None, "nothing serves any more"
+            served = slot.serving.served
+            assert served.state is State.SERVING
+            assert not served.closed
+            # What is rejected serves on only where there was nothing else: it was the first, or it was forgiven.
+            assert slot.serving.digest not in slot.rejected, f"{slot.serving.contract.version} was rejected"
+            assert slot.generation == slot.serving.generation >= self.highest, "the generation went backwards"
+            self.highest = slot.generation
+            known = self.generations.setdefault(slot.generation, slot.serving.digest)
+            assert known == slot.serving.digest, "two versions under one generation"
+            condemned = slot.condemned is not None and slot.warm is not None and slot.warm.served.alive
+            due = any(at <= ports.ns for at, _, _ in ports._timers)
+            assert not condemned or due, "a condemned version goes on serving"
+        if slot.warm is not None:
+            assert slot.warm.served is not slot.serving.served
+            assert slot.warm.served.state in (State.DRAINING, State.WARM)
+            assert slot.warm.served.alive
+        running = [one for one in ports.trials if one.running]
+        assert len([one for one in running if one.trial is not slot.revival]) <= 1, "two candidates at once"
+        assert len(running) <= 2
+        if slot.trial is not None:
+            assert slot.desired is not None, "a candidate that nobody wants"
+            assert slot.trial.pointer.digest == slot.desired.digest, "a superseded candidate goes on"
+            assert slot.trial.pointer.digest not in slot.rejected, "a rejected version is tried again"
+        for one in ports.trials:
+            if one.over and one.trial.outcome == "ready" and one.takes_news:
+                assert one.trial in (slot.trial, slot.revival), "a worker that nobody owns"
+        ports.trials = [one for one in ports.trials if one.takes_news and one.trial.outcome != "rejected"]
+        assert len(ports.writes) <= 1, "two writes at once"
+        assert len(slot.retiring) < 50
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_no_schedule_breaks_a_promise(seed):
+    """Thousands of random steps: something always serves, never what was rejected, generations only rise."""
+    simulation = Simulation(seed)
+    simulation.run(3000)
+    assert kinds(simulation.ports).count("swap") > 15, "the schedule is dull"
+    slot, ports = simulation.slot, simulation.ports
+    simulation.registry.away = False
+    slot.held = None
+    last = simulation.registry.promote("9.9.9")
+    slot.observe(last)
+    for one in list(ports.trials):
+        if one.trial is slot.trial:
+            one.ready()
+    while ports.writes:
+        simulation.answer_write()
+    assert slot.serving.contract.version == "9.9.9", "it doesn't come to rest where it should"
+
+
+def forgets_rejections(view: View) -> Act | None:
+    return next_action(replace(view, rejected=frozenset()))
+
+
+def keeps_superseded_trials(view: View) -> Act | None:
+    act = next_action(view)
+    return None if act is Act.DROP_TRIAL else act
+
+
+def ignores_probation(view: View) -> Act | None:
+    return next_action(replace(view, condemned=False))
+
+
+@pytest.mark.parametrize("bug", [forgets_rejections, keeps_superseded_trials, ignores_probation])
+def test_the_schedules_catch_a_wrong_policy(
+    monkeypatch: pytest.MonkeyPatch, bug: Callable[[View], Act | None]
+):
+    """The checks have teeth: each planted bug breaks one of them."""
+    monkeypatch.setattr(slot_module, "next_action", bug)
+    with pytest.raises(AssertionError):
+        Simulation(1).run(3000)
+
+
+def test_the_schedules_catch_a_generation_that_goes_back(monkeypatch: pytest.MonkeyPatch):
+    """The same for the numbering."""
+    relabel = Slot._relabel
+
+    def forgetful(self: Slot) -> None:
+        self.generation = 0
+        relabel(self)
+
+    monkeypatch.setitem(slot_module._ACTS, Act.RELABEL, forgetful)
+    with pytest.raises(AssertionError, match="backwards"):
+        Simulation(2).run(3000)

@@ -1,0 +1,121 @@
+"""The registry as a source: what it says, and how it is pointed back. A real registry, no model loaded."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from modeld.config import Source
+from modeld.watch.messages import Write
+from modeld.watch.source import RegistrySource
+from modelreg import Registry, RegistryError
+from modelreg.errors import ConflictError
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A registry with alpha 1.0.0 and 1.1.0 and beta 1.0.0; alpha 1.1.0 is in production."""
+    import lightgbm
+    import numpy as np
+
+    directory = tmp_path_factory.mktemp("template")
+    random = np.random.default_rng(1)
+    registry = Registry.init(directory / "models", actor="tester")
+    for name, version in (("alpha", "1.0.0"), ("alpha", "1.1.0"), ("beta", "1.0.0")):
+        matrix = random.normal(size=(60, 2))
+        data = lightgbm.Dataset(matrix, matrix[:, 0], feature_name=["a", "b"])
+        path = directory / f"{name}-{version}.txt"
+        lightgbm.train({"verbosity": -1, "num_threads": 1}, data, 2).save_model(path)
+        registry.register(name, path, version=version, golden=False)
+    registry.promote("alpha:1.0.0", reason="first")
+    registry.promote("alpha:1.1.0", reason="better", actor="alice")
+    return directory / "models"
+
+
+@pytest.fixture
+def root(template: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(template, tmp_path / "models", symlinks=True))
+
+
+@pytest.fixture
+def source(root: Path) -> RegistrySource:
+    return RegistrySource(Source(root=str(root)))
+
+
+def write(expect: str = "1.1.0", to: str | None = None, *, mark_failed: bool = True) -> Write:
+    return Write(7, "alpha", expect, to, mark_failed, "probation: it died", "modeld:uid:0")
+
+
+def test_a_look_tells_version_digest_revision_and_who_moved_it(root, source):
+    """One pointer for each model that has a version in the channel."""
+    ((pointer,), broken) = source.look()
+    record = Registry(root).state("alpha").versions["1.1.0"]
+    assert (pointer.model, pointer.version, pointer.digest) == ("alpha", "1.1.0", record.digest)
+    assert (pointer.actor, pointer.reason, broken) == ("alice", "better", {})
+    assert Path(pointer.directory, "checksum.sha256").is_file()
+    before = pointer.revision
+    Registry(root).promote("alpha:1.0.0", reason="again")
+    ((pointer,), _) = source.look()
+    assert pointer.version == "1.0.0"
+    assert pointer.revision > before
+
+
+def test_only_the_models_and_the_channel_that_were_asked_for(root):
+    """`source.models` and `source.channel` choose."""
+    Registry(root).promote("beta:1.0.0", reason="first")
+    names = [
+        [p.model for p in RegistrySource(Source(root=str(root), models=m)).look()[0]] for m in ([], ["beta"])
+    ]
+    assert names == [["alpha", "beta"], ["beta"]]
+    assert RegistrySource(Source(root=str(root), channel="staging")).look() == ([], {})
+
+
+def test_a_write_points_back_and_marks_failed(root, source):
+    """The new log record names the daemon and its reason; the next look sees it."""
+    written = source.write(write(to="1.0.0"))
+    assert (written.token, written.code, written.from_version, written.to_version) == (
+        7,
+        None,
+        "1.1.0",
+        "1.0.0",
+    )
+    ((pointer,), _) = source.look()
+    assert (pointer.version, pointer.actor, pointer.reason) == ("1.0.0", "modeld:uid:0", "probation: it died")
+    with pytest.raises(RegistryError, match="failed"):
+        Registry(root).promote("alpha:1.1.0", reason="try again")
+
+
+def test_a_write_without_a_target_goes_to_the_version_before(source):
+    """None is the previous distinct version; an operator's rollback needn't mark anything."""
+    assert source.write(write(mark_failed=False)).to_version == "1.0.0"
+
+
+def test_a_write_that_came_too_late_changes_nothing(root, source):
+    """Compare-and-set: once the channel names another version, the write is a conflict."""
+    Registry(root).promote("alpha:1.0.0", reason="somebody was quicker")
+    (before, _) = source.look()
+    with pytest.raises(ConflictError):
+        source.write(write(to="1.0.0"))
+    assert source.look()[0] == before
+
+
+def test_a_vanished_root_is_an_error_and_not_an_empty_registry(root, source):
+    """Nothing is un-served because a disk went away; the one that comes back is opened anew."""
+    (before, _) = source.look()
+    away = root.rename(root.with_name("away"))
+    with pytest.raises((RegistryError, OSError)):
+        source.look()
+    shutil.copytree(away, root, symlinks=True)
+    assert source.look()[0] == before
+
+
+def test_the_directories_are_those_where_a_commit_shows(root, source):
+    """The root, each model and its log; none when there is nothing."""
+    assert set(source.directories()) == {
+        root,
+        *(root / m / d for m in ("alpha", "beta") for d in ("", "log")),
+    }
+    shutil.rmtree(root)
+    assert source.directories() == [root]
