@@ -61,7 +61,14 @@ class Queries(Core):
             NotFoundError: no such version.
         """
         name, found = self.resolve(ref)
-        return lineage.trace(f"{name}:{found.version}", self._parents())
+        whole = f"{name}:{found.version}"
+        try:
+            from modelreg.catalogsearch import related
+
+            self.catalog.sync()
+            return lineage.trace(whole, related(self.catalog, whole))
+        except StoreUnavailableError:
+            return lineage.trace(whole, self._parents())
 
     def at(self, moment: dt.datetime, name: str | None = None) -> list[Holding]:
         """What each channel held at ``moment`` (aware): which model ran on 15 January?
