@@ -1,4 +1,4 @@
-"""Every test leaves as many threads, child processes and open descriptors as it found."""
+"""Every test leaves as many threads, child processes and open descriptors as it found; options of the whole run."""
 
 from __future__ import annotations
 
@@ -16,6 +16,16 @@ import zmq
 
 #: What is still on its way out when a test ends gets this long. Seconds.
 _GRACE_S = 2.0
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--campaign", type=int, default=1, help="How many times as long random campaigns run.")
+
+
+@pytest.fixture(scope="session")
+def campaign(request: pytest.FixtureRequest) -> int:
+    """How many times as long random campaigns run."""
+    return int(request.config.getoption("--campaign"))
 
 
 def _open() -> set[str]:

@@ -13,7 +13,11 @@ from modelreg.loaders.base import LoadedModel, estimators
 from modelreg.sealed import Sealed
 
 #: Format → module. The modules import their libraries, so they are imported when they are needed.
-LOADERS = {"lightgbm-text": "modelreg.loaders.lightgbm_text"}
+LOADERS = {
+    "lightgbm-text": "modelreg.loaders.lightgbm_text",
+    "joblib": "modelreg.loaders.joblib_file",
+    "onnx": "modelreg.loaders.onnx_file",
+}
 
 __all__ = ["LOADERS", "LoadedModel", "estimators", "load", "preload"]
 
@@ -26,7 +30,7 @@ def preload() -> None:
 
 
 def load(sealed: Sealed) -> LoadedModel:
-    """Build the model of a verified version. May kill the process: native parsers do.
+    """Build the model of a verified version, its scaler in front. May kill the process: native parsers do.
 
     Raises:
         LoadError: an unknown format, or files that aren't a model.
@@ -38,4 +42,7 @@ def load(sealed: Sealed) -> LoadedModel:
             f"known: {', '.join(LOADERS)}"
         )
     loaded: LoadedModel = importlib.import_module(module).load(sealed)
+    if any(info.role == "scaler" for info in sealed.metadata.files.values()):
+        scaled: LoadedModel = importlib.import_module("modelreg.loaders.scaled").load(sealed, loaded)
+        return scaled
     return loaded
