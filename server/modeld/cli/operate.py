@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from modeld.client import AdminClient, Client
-from modeld.client_errors import NotReady, RequestTimeout
+from modeld.client.errors import NotReady, RequestTimeout
 from modelreg.render import print_table
 
 _Json = Annotated[bool, typer.Option("--json", help="Print the daemon's reply as JSON.")]
