@@ -59,6 +59,7 @@ class TrialSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     memory_limit_mb: Annotated[int, msgspec.Meta(ge=512)] = 4096
     max_version_mb: _Count = 1024
     allow_schema_change: bool = False
+    allow_joblib: list[str] = []
 
 
 class Probation(msgspec.Struct, forbid_unknown_fields=True, frozen=True):

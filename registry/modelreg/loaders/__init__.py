@@ -5,7 +5,6 @@ Adding a format is one module with ``load(sealed) -> LoadedModel`` and one line 
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 
 from modelreg.errors import LoadError
@@ -23,10 +22,12 @@ __all__ = ["LOADERS", "LoadedModel", "estimators", "load", "preload"]
 
 
 def preload() -> None:
-    """Import every loader whose library is installed, so that processes forked from this one needn't."""
-    for module in LOADERS.values():
-        with contextlib.suppress(ImportError):
-            importlib.import_module(module)
+    """Import what is worth importing once, for processes that are forked from this one.
+
+    ONNX isn't: its runtime starts a thread, and a process with threads mustn't fork.
+    """
+    for module in ("modelreg.loaders.lightgbm_text", "modelreg.loaders.joblib_file"):
+        importlib.import_module(module)
 
 
 def load(sealed: Sealed) -> LoadedModel:

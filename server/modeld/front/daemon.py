@@ -581,6 +581,7 @@ class RunningTrial:
             timeout_s=settings.timeout_s,
             memory_limit_mb=settings.memory_limit_mb,
             max_bytes=settings.max_version_mb << 20,
+            allow_code=pointer.digest in settings.allow_joblib,
         )
         worker.send(ipc.head(ipc.TRIAL) + msgspec.json.encode(request))
         daemon.loop.call_in(settings.timeout_s, self._late)
@@ -622,6 +623,7 @@ class RunningTrial:
             outputs=tuple(ready.outputs),
             nan_allowed=ready.nan_allowed,
             platform=ready.platform,
+            row_independent=ready.row_independent,
         )
         served = self._daemon.new_servable(pointer, contract)
         self._trial.passed(served, self._worker, ready.stages_ms)

@@ -282,7 +282,7 @@ class DataService:
         if self.draining:
             return {"ready": False, "reason": "draining"}
         if name is not None and name not in self.models:
-            raise RequestError("MODEL_NOT_FOUND", f"no model {name!r} here")
+            return {"ready": False, "reason": f"no model {name!r} here"}
         if name is not None:
             wanted = [self.models[name]]
         else:

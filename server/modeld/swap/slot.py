@@ -645,7 +645,7 @@ def describe_schema_change(old: Contract, new: Contract) -> str:
     if added or gone:
         return (
             f"other features than {old.version}: {_some('new', added)}, {_some('gone', gone)}; if its clients know, "
-            "allow it with trial.allow_schema_change"
+            "allow it with: modelreg promote --allow-schema-change"
         )
     return f"the features of {old.version} in another order"
 

@@ -84,7 +84,7 @@ class RegistrySource:
                 revision=channel.seq,
                 directory=str(registry.version_dir(name, channel.version)),
                 # Going back to what was in production before is always meant.
-                allow_schema_change=channel.version in channel.previous,
+                allow_schema_change=channel.allow_schema_change or channel.version in channel.previous,
                 actor=channel.actor,
                 reason=(channel.reason or "")[:MAX_REASON],
             )

@@ -45,6 +45,8 @@ class Trial(msgspec.Struct):
     timeout_s: float
     memory_limit_mb: int
     max_bytes: int
+    #: Whether pickled parts, which are code, may be loaded.
+    allow_code: bool = False
 
 
 class Ready(msgspec.Struct):
@@ -58,6 +60,8 @@ class Ready(msgspec.Struct):
     golden_rows: int
     row_us: float
     fast_path: bool
+    #: A row's outputs don't depend on the rows beside it, to the bit: rows of several requests may be put together.
+    row_independent: bool
     stages_ms: dict[str, float]
 
 

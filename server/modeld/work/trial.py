@@ -58,6 +58,7 @@ def prove(trial: ipc.Trial, stage: Callable[[str], None]) -> tuple[Engine, ipc.R
 
     with timed("verifying"):
         sealed = _read(trial)
+        _check_code(sealed, allowed=trial.allow_code)
     with timed("loading"):
         model = loaders.load(sealed)
     with timed("validating"):
@@ -98,6 +99,7 @@ def prove(trial: ipc.Trial, stage: Callable[[str], None]) -> tuple[Engine, ipc.R
         golden_rows=len(rows) if golden is not None else 0,
         row_us=round(row_us, 2),
         fast_path=fast,
+        row_independent=engine.row_independent,
         stages_ms=timings,
     )
     return engine, ready
@@ -124,6 +126,16 @@ def _stand_in_rows(sealed: Sealed) -> Matrix:
                 column.append(info)
     seed = sealed.digest.encode()
     return synthesise(infos, rows=_STAND_IN_ROWS, nan_fraction=_NAN_FRACTION, seed=seed)
+
+
+def _check_code(sealed: Sealed, *, allowed: bool) -> None:
+    """A pickle is code that runs where it is loaded: only a digest that an operator has named gets that far."""
+    pickled = [name for name in sealed.files if name.endswith((".joblib", ".pkl", ".pickle"))]
+    if pickled and not allowed:
+        raise TrialFailed(
+            "verifying",
+            f"{pickled[0]} is a pickle, and so code: allow this version with trial.allow_joblib: [{sealed.digest}]",
+        )
 
 
 def _check_names(model: LoadedModel, features: list[str]) -> None:

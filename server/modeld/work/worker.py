@@ -88,7 +88,7 @@ class _Bulk:
     def step(self, engine: Engine) -> bool:
         """Compute one slice; True when the matrix is done."""
         start = time.perf_counter_ns()
-        to = min(self._at + SLICE_ROWS, self.rows)
+        to = min(self._at + SLICE_ROWS, self.rows) if engine.row_independent else self.rows
         engine.predict(self._source, self._target, self.rows, self._at, to)
         self._at = to
         self.spent_ns += time.perf_counter_ns() - start
