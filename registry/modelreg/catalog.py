@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 CATALOG_FILE = "catalog.db"
 
 #: The layout of the tables; another one is thrown away and made again.
-LAYOUT = 1
+LAYOUT = 2
 
 #: How long a writer waits for another one, in milliseconds.
 BUSY_TIMEOUT_MS = 10_000
@@ -40,6 +40,7 @@ models = sa.Table(
     sa.Column("seq", sa.Integer, nullable=False),
     sa.Column("head", sa.Text),
     sa.Column("broken", sa.Text),
+    sa.Column("mark", sa.Text, nullable=False),
 )
 versions = sa.Table(
     "versions",
@@ -186,6 +187,8 @@ class Catalog:
                 self._engine = _engine(self.path)
                 with self._engine.connect() as connection:
                     if connection.exec_driver_sql("PRAGMA user_version").scalar() != LAYOUT:
+                        # The file remembers this.
+                        connection.exec_driver_sql("PRAGMA journal_mode=WAL")
                         connection.exec_driver_sql("BEGIN IMMEDIATE")
                         tables.drop_all(connection)
                         tables.create_all(connection)
@@ -194,7 +197,7 @@ class Catalog:
             return self._engine
 
     def _is_current(self, name: str, known: Any) -> bool:
-        return known.broken is None and self._registry.log_ends_at(name, known.seq, known.head)
+        return known.broken is None and known.mark == self._registry.log_mark(name, known.seq)
 
     def _take(self, connection: sa.Connection, name: str) -> None:
         """Bring one model up to its log. Facts are sealed, so only new versions' are read."""
@@ -225,8 +228,9 @@ class Catalog:
             }
             for c in state.channels.values()
         ])  # fmt: skip
-        mark = {"name": name, "seq": state.seq, "head": state.head, "broken": state.broken}
-        connection.execute(sa.insert(models).values(mark))
+        told = {"name": name, "seq": state.seq, "head": state.head, "broken": state.broken}
+        mark = self._registry.log_mark(name, state.seq) or ""  # overtaken meanwhile: taken again next time
+        connection.execute(sa.insert(models).values(**told, mark=mark))
         return None
 
     def _insert(
@@ -272,7 +276,6 @@ def _engine(path: Path) -> sa.Engine:
     @sa.event.listens_for(engine, "connect")
     def settle(connection: Any, _: Any) -> None:
         connection.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}")
-        connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=NORMAL")
 
     return engine

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import msgspec
 import sqlalchemy as sa
 
 from modelreg.catalog import Catalog, channels, metrics, tags, versions
@@ -44,7 +44,7 @@ def search(catalog: Catalog, wanted: Search, more: MetricSettings) -> list[dict[
             if left is None or left > 0:
                 rest = wanted if lacking else replace(wanted, after=None)
                 rows += _page(connection, rest, None, versions, left, without=canonical(wanted.sort))
-    return [json.loads(row) for row in rows]
+    return [msgspec.json.decode(row) for row in rows]
 
 
 def related(catalog: Catalog, ref: str) -> dict[str, str | None]:

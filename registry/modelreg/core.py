@@ -23,7 +23,7 @@ from modelreg.history import HistoryEntry, entries
 from modelreg.metadata import Metadata
 from modelreg.modellog import Decision, ModelLog
 from modelreg.names import check_model_name, check_text, check_version
-from modelreg.records import MAX_RECORD_BYTES, ChannelOp, KnownOp, Record, record_name, record_seq, sha256
+from modelreg.records import ChannelOp, KnownOp, Record, record_name, record_seq
 from modelreg.refs import parse_ref, resolve
 from modelreg.results import Commit
 from modelreg.sealed import read_metadata
@@ -38,6 +38,8 @@ log = logging.getLogger("modelreg")
 #: The disk format that this package reads and writes.
 FORMAT = 1
 
+
+_FIRST_RECORD = record_name(1)
 
 #: May refuse a channel's move, or note something on it; sees the version's facts.
 Judge = Callable[[ModelState, ChannelOp, Metadata], ChannelOp]
@@ -76,6 +78,7 @@ class Core:
         self._disk = disk
         self._projector = projections.Projector(self.root, disk)
         self._logs: dict[str, ModelLog] = {}
+        self._named: set[str] = set()
         self._lock = threading.Lock()
         self.uuid = self._read_identity()
         self.settings = self._own_settings() if settings is None else settings
@@ -140,14 +143,12 @@ class Core:
         except OSError as error:
             raise StoreUnavailableError(f"{self.root}: can't be read: {error.strerror or error}") from error
 
-    def log_ends_at(self, name: str, seq: int, head: str | None) -> bool:
-        """Whether record ``seq`` with the hash ``head`` is a model's newest, at the cost of two opens."""
-        logs = self.root / check_model_name(name) / "log"
-        try:
-            data = self._disk.read(logs / record_name(seq), max_bytes=MAX_RECORD_BYTES)
-        except (OSError, IntegrityError):
-            return False
-        return sha256(data) == head and not self._disk.exists(logs / record_name(seq + 1))
+    def log_mark(self, name: str, seq: int) -> str | None:
+        """What tells the file of record ``seq`` from any other, if it is a model's newest; two system calls."""
+        logs = f"{self.root}/{name}/log/"
+        if self._disk.exists(logs + record_name(seq + 1)):
+            return None
+        return self._disk.mark(logs + record_name(seq))
 
     def state(self, name: str) -> ModelState:
         """A snapshot of one model; cheap where nothing is new (one stat, one failed open).
@@ -289,9 +290,12 @@ class Core:
 
     def _is_model(self, name: str) -> bool:
         try:
-            check_model_name(name)
-            logs = self.root / name / "log"
-            if self._disk.exists(logs / record_name(1)):
+            if name not in self._named:
+                check_model_name(name)
+                self._named.add(name)
+            # Plain texts: this is asked for every model, and paths are slow to make.
+            logs = f"{self.root}/{name}/log"
+            if self._disk.exists(f"{logs}/{_FIRST_RECORD}"):
                 return True
             return any(record_seq(file) is not None for file in self._disk.listdir(logs))
         except (RegistryError, FileNotFoundError, NotADirectoryError):

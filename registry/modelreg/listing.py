@@ -94,7 +94,7 @@ def select(registry: Core, name: str | None = None, **filters: Any) -> list[dict
         log.info("the catalog can't be used, so every version's files are read: %s", error)
         return scan(registry, wanted)
     for row in rows:
-        row["path"] = str(registry.version_dir(row["name"], row["version"]))
+        row["path"] = f"{registry.root}/{row['name']}/versions/{row['version']}"
     return rows
 
 
