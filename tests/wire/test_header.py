@@ -152,6 +152,14 @@ def test_a_length_that_is_only_claimed_costs_no_memory(start, length):
         tracemalloc.stop()
 
 
+def test_peek_id_reads_what_can_be_echoed():
+    """The id of a message that is refused for its size; none where it is none that a reply could bear."""
+    assert header.peek_id(b'{"id": "x", "op": 7}') == "x"
+    assert header.peek_id(b"\x81\xa2id\x07") == 7
+    for head in (b"{}", b"nonsense", b'{"id": 1.5}', b'{"id": 36893488147419103232}'):
+        assert header.peek_id(head) is None
+
+
 def test_peek_op_reads_the_operation_of_a_header_that_is_wrong_elsewhere():
     """A refusal can tell an unknown operation from a malformed known one."""
     assert header.peek_op(b'{"op": "status", "id": 1.5}') == "status"

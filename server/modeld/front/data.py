@@ -131,6 +131,7 @@ class DataService:
         request_id: RequestId = None
         try:
             if sum(map(len, body)) > self._limits.max_message_bytes:
+                request_id = header.peek_id(head)
                 raise RequestError(
                     "TOO_LARGE", f"a message has at most {self._limits.max_message_bytes} bytes"
                 )

@@ -142,6 +142,14 @@ def peek_op(header: bytes) -> str | None:
     return value.op if isinstance(value, _OnlyOp) else None
 
 
+def peek_id(header: bytes) -> RequestId:
+    """The id of a header whose message is refused unread; None where there is none that could be echoed."""
+    value = _peek(header, _OnlyId)
+    if not isinstance(value, _OnlyId) or (type(value.id) is int and not _can_echo(value.id)):
+        return None
+    return value.id
+
+
 def _check_id(number: int) -> None:
     """An integer of more than 64 bits can be read, in JSON, and not be written: neither encoding could echo it."""
     if not _can_echo(number):
@@ -154,9 +162,7 @@ def _can_echo(number: int) -> bool:
 
 def _malformed(header: bytes, error: BaseException) -> RequestError:
     refusal = RequestError("MALFORMED", f"the header can't be read: {error}")
-    found = _peek(header, _OnlyId)
-    if isinstance(found, _OnlyId) and not (type(found.id) is int and not _can_echo(found.id)):
-        refusal.request_id = found.id
+    refusal.request_id = peek_id(header)
     return refusal
 
 
