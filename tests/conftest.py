@@ -18,6 +18,23 @@ import zmq
 _GRACE_S = 2.0
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--campaign",
+        type=int,
+        default=1,
+        metavar="N",
+        help="fuzz N times as long as usual; 5 makes the 10,000 connections of tests/faults",
+    )
+
+
+@pytest.fixture(scope="session")
+def campaign(request: pytest.FixtureRequest) -> int:
+    """How many times as long as usual a fuzz runs."""
+    times: int = request.config.getoption("--campaign")
+    return times
+
+
 def _open() -> set[str]:
     """Threads, children and descriptors of this process, as words."""
     found = {f"thread {thread.name} {thread.ident}" for thread in threading.enumerate()}
