@@ -164,6 +164,14 @@ def test_a_long_id_is_refused():
         header.decode(header.encode_json({"id": "x" * 257}))
 
 
+def test_peek_id_reads_what_can_be_echoed():
+    """The id of a message that is refused for its size; none where it is none that a reply could bear."""
+    assert header.peek_id(b'{"id": "x", "op": 7}') == "x"
+    assert header.peek_id(b"\x81\xa2id\x07") == 7
+    for head in (b"{}", b"nonsense", b'{"id": 1.5}', b'{"id": 36893488147419103232}'):
+        assert header.peek_id(head) is None
+
+
 @given(st.lists(st.one_of(st.binary(max_size=40), st.sampled_from([b"", JSON, PACKED])), max_size=6))
 def test_any_frames_split_into_what_came(frames):
     """No frame is lost, added or moved by splitting, whatever it holds."""

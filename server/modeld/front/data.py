@@ -141,6 +141,7 @@ class DataService:
         request_id: RequestId = None
         try:
             if _size(body) > self._limits.max_message_bytes:
+                request_id = header.peek_id(head)
                 raise RequestError(
                     "TOO_LARGE", f"a message has at most {self._limits.max_message_bytes} bytes"
                 )

@@ -148,11 +148,17 @@ def _can_echo(given: int | str) -> bool:
     return len(given) <= MAX_ID_CHARACTERS if isinstance(given, str) else -(1 << 63) <= given < 1 << 64
 
 
-def _malformed(header: bytes, error: BaseException) -> RequestError:
-    refusal = RequestError("MALFORMED", f"the header can't be read: {error}")
+def peek_id(header: bytes) -> RequestId:
+    """The id of a header whose message is refused unread; None where there is none that could be echoed."""
     found = _peek(header, _OnlyId)
     if isinstance(found, _OnlyId) and found.id is not None and _can_echo(found.id):
-        refusal.request_id = found.id
+        return found.id
+    return None
+
+
+def _malformed(header: bytes, error: BaseException) -> RequestError:
+    refusal = RequestError("MALFORMED", f"the header can't be read: {error}")
+    refusal.request_id = peek_id(header)
     return refusal
 
 
