@@ -31,7 +31,7 @@ _NonNegative = Annotated[float, msgspec.Meta(ge=0, le=_LONGEST)]
 class Source(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """Where pointers come from."""
 
-    kind: Literal["registry"] = "registry"
+    kind: Literal["registry", "path"] = "registry"
     root: str = "/var/lib/modeld/models"
     channel: str = "production"
     models: list[str] = []

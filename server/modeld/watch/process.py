@@ -13,6 +13,7 @@ from modeld.watch import messages
 from modeld.watch.events import Events
 from modeld.watch.kept import KeptVersions
 from modeld.watch.messages import Begin, Keep, KeepFailed, Look, Observed, Write, Written
+from modeld.watch.path import PathSource
 from modeld.watch.source import PointerSource, RegistrySource
 from modeld.work import prctl
 from modelreg import RegistryError
@@ -41,9 +42,12 @@ def main() -> None:
     events = Events(writer, enabled=begin.watch.inotify)
     try:
         kept = KeptVersions(begin.state_dir)
-        watcher = Watcher(
-            front, inbox, RegistrySource(begin.source), kept, events, begin.watch.poll_interval_s
+        source: PointerSource = (
+            RegistrySource(begin.source)
+            if begin.source.kind == "registry"
+            else PathSource(begin.source, begin.state_dir)
         )
+        watcher = Watcher(front, inbox, source, kept, events, begin.watch.poll_interval_s)
         watcher.handle(packets)
         watcher.run(reader)
     finally:
