@@ -64,3 +64,49 @@ def test_a_bundle_of_horizons_is_served_as_one(
             for name, version in (("1d", "1.0.0"), ("7d", "1.1.0")):
                 offline = trained[version].booster.predict(rows[:count], num_threads=1)
                 assert outputs[name].tobytes() == offline.tobytes()
+
+
+class _Bomb:
+    """Unpickling it runs `code`."""
+
+    def __init__(self, code: str) -> None:
+        self.code = code
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return exec, (self.code,)
+
+
+BOMBS = {
+    "exit": "import os; os._exit(0)",
+    "segfault": "import ctypes; ctypes.string_at(0)",
+    "spin": "while True: pass",
+    "fork": "import os\nwhile True: os.fork()",
+    "memory": "x = bytearray(1 << 40)",
+    "kill": "import os, signal; os.kill(os.getppid(), signal.SIGKILL)",
+    "network": "import socket; socket.socket()",
+}
+
+
+def test_pickles_that_mean_harm_end_with_their_worker(
+    make_daemon: Callable[..., Daemon], registry: Registry, tmp_path: Path, rows: np.ndarray
+) -> None:
+    """Even where an operator allowed them: each is rejected, and daemon, zygote and answers are as before."""
+    digests = []
+    for number, (name, code) in enumerate(BOMBS.items()):
+        path = tmp_path / f"{name}.joblib"
+        joblib.dump(_Bomb(code), path)
+        version = registry.register(
+            "alpha", path, version=f"3.0.{number}", features=FEATURES, golden=False, allow_joblib=True
+        )
+        digests.append(version.digest)
+    daemon = make_daemon(registry.root, trial={"allow_joblib": digests, "timeout_s": 2}).start()
+    before = daemon.status()
+    with daemon.operator() as operator, daemon.client() as client:
+        for number in range(len(BOMBS)):
+            registry.promote(f"alpha:3.0.{number}", reason="boom")
+            with pytest.raises(Rejected):
+                operator.reload("alpha")
+            assert client.predict(rows[0]).version == "1.0.0"
+    after = daemon.status()
+    assert (after["pid"], after["zygote_pid"]) == (before["pid"], before["zygote_pid"])
+    assert len(after["workers"]) == 1

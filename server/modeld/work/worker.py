@@ -20,7 +20,7 @@ import time
 
 import msgspec
 
-from modeld.work import ipc, prctl
+from modeld.work import ipc, prctl, seccomp
 from modeld.work.engine import Buffer, Engine
 from modeld.work.trial import TrialFailed, prove
 
@@ -65,6 +65,7 @@ def _confine(trial: ipc.Trial) -> None:
     _lower(resource.RLIMIT_NOFILE, 64)
     _lower(resource.RLIMIT_FSIZE, 0)
     _lower(resource.RLIMIT_AS, trial.memory_limit_mb << 20)
+    seccomp.restrict()
 
 
 def _lower(limit: int, value: int) -> None:
