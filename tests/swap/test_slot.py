@@ -219,7 +219,7 @@ def test_the_newest_pointer_wins(slot, ports):
 def test_going_back_to_the_warm_version_is_one_step(slot, ports):
     """It needs no trial and gets a higher generation; it is a rollback if an operator asked for one, else a swap."""
     serve(slot, ports, ONE, TWO)
-    slot.roll_back_to("1.0.0")
+    slot.rolling_back(True)
     slot.observe(pointer("1.0.0", 3))
     assert (versions(slot), slot.generation, len(ports.trials)) == (("1.0.0", "1.1.0"), 3, 2)
     slot.observe(pointer("1.1.0", 4))

@@ -160,11 +160,10 @@ class AdminService:
 
         def written(outcome: WriteOutcome) -> None:
             if outcome.code is not None:
+                slot.rolling_back(False)
                 code = _WRITE_CODES.get(outcome.code, "SOURCE_UNAVAILABLE")
                 respond(RequestError(code, f"not rolled back: {outcome.error}"))
                 return
-            slot.roll_back_to(outcome.to_version)
-            slot.reconcile()
 
             def settled() -> None:
                 serving = slot.serving.contract.version if slot.serving is not None else None
@@ -192,6 +191,7 @@ class AdminService:
 
             self._when_settled([slot], settled, respond)
 
+        slot.rolling_back(True)
         to = request.to
         if to is None and slot.desired.digest != slot.serving.digest:
             to = slot.serving.contract.version  # the source names what doesn't serve: back to what does

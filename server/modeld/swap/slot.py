@@ -196,7 +196,7 @@ class Slot:
         self._abort_due_ns = 0
         self._unfit: frozenset[str] = frozenset()
         self._kept: Pointer | None = None
-        self._rolling_back_to: str | None = None
+        self._rolling_back = False
 
     # -- what happened
 
@@ -220,9 +220,9 @@ class Slot:
         self._unfit = unfit
         self.reconcile()
 
-    def roll_back_to(self, version: str | None) -> None:
-        """An operator has this model's pointer moved back to `version`."""
-        self._rolling_back_to = version
+    def rolling_back(self, under_way: bool) -> None:
+        """An operator has this model's pointer moved back: the next swap to the warm version is that rollback."""
+        self._rolling_back = under_way
 
     def worker_died(self, served: Any, how: str) -> None:
         """A worker of a resident version is gone."""
@@ -445,9 +445,7 @@ class Slot:
         assert self.desired is not None
         served, self.warm = self.warm.served, None
         self._news = ("swapped", self._ports.clock_ns())
-        back = self.desired.version == self._rolling_back_to or (
-            self.serving is not None and self.serving.digest in self._unfit
-        )
+        back = self._rolling_back or (self.serving is not None and self.serving.digest in self._unfit)
         self._serve(served, self.desired, "rollback" if back else "swap")
         self._keep()
 
@@ -479,7 +477,7 @@ class Slot:
             self._ports.now(),
         )
         self.condemned = None
-        self._rolling_back_to = None
+        self._rolling_back = False
         self._probation_left = 0
         self._end_revival()
         if old is not None:
