@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import random
 import shutil
+import signal
 import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -387,6 +389,36 @@ def test_silent_connections(target: Daemon, honest: Stream) -> None:
         for peer in peers:
             peer.close()
     assert not honest.errors
+
+
+def test_connections_that_take_every_descriptor(
+    template: Path, make_daemon: Callable[..., Daemon], rows: np.ndarray, tmp_path: Path, free_port: int
+) -> None:
+    """A worker that dies then can't be replaced; the front stays, and serves again when the connections go."""
+    root = shutil.copytree(template, tmp_path / "models", symlinks=True)
+    daemon = make_daemon(
+        root, endpoints={"data": ["ipc://{runtime_dir}/data/predict.sock", f"tcp://{HOST}:{free_port}"]}
+    ).start()
+    front = psutil.Process(daemon.pid)
+    worker = daemon.status()["workers"][0]["pid"]
+    front.rlimit(psutil.RLIMIT_NOFILE, (100, 100))
+    peers: list[socket.socket] = []
+    with daemon.client() as client:
+        assert client.predict(rows[0]).version == "1.0.0"
+        try:
+            for _ in range(150):
+                peers.append(socket.create_connection((HOST, free_port), timeout=10))
+                peers[-1].sendall(_ZMTP)
+            wait_until(lambda: front.num_fds() >= 100)
+            os.kill(worker, signal.SIGKILL)
+            wait_until(lambda: not psutil.pid_exists(worker))
+            assert client.live()
+        finally:
+            for peer in peers:
+                peer.close()
+        wait_until(client.ready, 20)
+        assert client.predict(rows[0]).version == "1.0.0"
+    assert not daemon.exited
 
 
 def test_connections_in_turn(target: Daemon, honest: Stream, campaign: int) -> None:

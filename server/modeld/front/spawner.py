@@ -198,7 +198,15 @@ class Spawner:
         worker = self._workers.get(answer.token)
         if isinstance(answer, zygote.Forked):
             if worker is None:
-                os.close(fds[0])
+                for fd in fds:
+                    os.close(fd)
+                return
+            if not fds:
+                # The kernel drops a descriptor that this process has no room for: no end of that worker could be told.
+                self._log.error(log.INCIDENT, worker=answer.pid, what="no descriptor left for a worker")
+                worker.pid = answer.pid
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(answer.pid, signal.SIGKILL)
                 return
             worker.pid, worker.pidfd = answer.pid, fds[0]
             if answer.token in self.kill_when_forked:
@@ -217,7 +225,7 @@ class Spawner:
             return
         self.zygote_restarts += 1
         for worker in list(self._workers.values()):
-            if worker.pid:
+            if worker.pidfd >= 0:
                 self._adopt(worker)
             else:
                 del self._workers[worker.token]  # never forked: its channel is at its end
