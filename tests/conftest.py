@@ -1,4 +1,4 @@
-"""Every test leaves as many threads, child processes and open descriptors as it found."""
+"""Every test leaves as many threads, child processes and open descriptors as it found; options of the whole run."""
 
 from __future__ import annotations
 
@@ -19,16 +19,13 @@ _GRACE_S = 2.0
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption(
-        "--campaign", type=int, default=0, help="how many cases the fuzzing and property tests try; 0: a few"
-    )
+    parser.addoption("--campaign", type=int, default=1, help="How many times as long random campaigns run.")
 
 
 @pytest.fixture(scope="session")
 def campaign(request: pytest.FixtureRequest) -> int:
-    """What --campaign says: 0 for the short form of a test that could go on for hours."""
-    cases: int = request.config.getoption("--campaign")
-    return cases
+    """How many times as long random campaigns run."""
+    return int(request.config.getoption("--campaign"))
 
 
 def _open() -> set[str]:
@@ -54,6 +51,14 @@ def _helpers_of_the_standard_library() -> None:
     """Start what stays until the interpreter ends, so that it isn't the fault of the test that needs it first."""
     resource_tracker.ensure_running()
     zmq.Context.instance().socket(zmq.PAIR).close()
+
+
+@pytest.fixture(scope="session")
+def pool_of_polars() -> None:
+    """Start the threads that polars keeps, before a test is blamed for them."""
+    import polars
+
+    polars.DataFrame({"a": [1, 2]}).lazy().select(polars.col("a").cast(polars.Float64)).collect()
 
 
 @pytest.fixture(autouse=True)

@@ -15,7 +15,7 @@ from typing import Any
 
 from modeld.errors import RequestError
 from modeld.swap.policy import TRANSITIONS, Pointer, State
-from modeld.swap.slot import Binding, Trial, WriteOutcome
+from modeld.swap.slot import Binding, Rejection, Trial, WriteOutcome
 from modeld.wire.contract import Contract
 
 FEATURES = ("sma_5", "sma_20")
@@ -117,6 +117,12 @@ class FakeTrial:
             served = FakeServed(self.pointer, its_contract or contract(self.pointer.version))
             self.trial.passed(served, FakeWorker(self), {"load": 1.0})
 
+    def abort(self, reason: str = "no worker") -> None:
+        """It can't be held now."""
+        if self.running:
+            self.over = True
+            self.trial.aborted(reason)
+
     def reject(self, reason: str = "golden rows differ", stage: str = "validating") -> None:
         if self.running:
             self.over = True
@@ -150,6 +156,7 @@ class FakePorts:
     writes: list[FakeWrite] = field(default_factory=list)
     events: list[dict[str, Any]] = field(default_factory=list)
     logged: list[str] = field(default_factory=list)
+    kept: list[tuple[str, int, list[str]]] = field(default_factory=list)
     _timers: list[tuple[int, int, Callable[[], None]]] = field(default_factory=list)
     _order: count[int] = field(default_factory=count)
 
@@ -184,6 +191,9 @@ class FakePorts:
               done: Callable[[WriteOutcome], None]) -> None:  # fmt: skip
         assert model == "alpha"
         self.writes.append(FakeWrite(expect, to, mark_failed, reason, actor, done))
+
+    def keep(self, binding: Binding, rejected: list[Rejection]) -> None:
+        self.kept.append((binding.digest, binding.generation, [one.digest for one in rejected]))
 
     def event(self, kind: str, model: str, **fields: Any) -> None:
         self.events.append({"kind": kind, "model": model, **fields})

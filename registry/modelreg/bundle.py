@@ -24,6 +24,12 @@ from modelreg.names import check_output
 #: The format of LightGBM's text files.
 LIGHTGBM_TEXT = "lightgbm-text"
 
+#: The format of files that joblib or pickle wrote: code.
+JOBLIB = "joblib"
+
+#: The format of ONNX files.
+ONNX = "onnx"
+
 #: The output of a version with one estimator.
 SINGLE_OUTPUT = "predictions"
 
@@ -38,8 +44,19 @@ OWN_FIELDS = frozenset(
     | {"size_bytes", "memory_bytes"}
 )
 
-_MODEL_SUFFIXES = frozenset({".txt", ".lgb", ".lightgbm", ".model"})
-_LATER_SUFFIXES = {".joblib": "joblib", ".pkl": "pickle", ".onnx": "ONNX"}
+#: A model's file suffix → its format.
+FORMATS = {
+    **dict.fromkeys((".txt", ".lgb", ".lightgbm", ".model"), LIGHTGBM_TEXT),
+    **dict.fromkeys((".joblib", ".pkl", ".pickle"), JOBLIB),
+    ".onnx": ONNX,
+}
+
+#: The suffix that a format's files are sealed with.
+SEALED_SUFFIXES = {LIGHTGBM_TEXT: ".txt", JOBLIB: ".joblib", ONNX: ".onnx"}
+
+#: The scaler's file within a version.
+SCALER_FILE = "scaler.joblib"
+
 _MOMENT = re.compile(r"\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}(:\d{2}(\.\d+)?)?(Z|[+-]\d{2}:?\d{2})?)?")
 
 
@@ -50,6 +67,7 @@ class Bundle:
     ``headers``: output → what the file says of itself, where it could be read.
     """
 
+    format: str
     files: Mapping[str, bytes]
     estimators: Mapping[str, str]
     headers: Mapping[str, Header]
@@ -62,6 +80,9 @@ def read_bundle(
     artefacts: Sequence[Path],
     features: Sequence[str] | None,
     *,
+    scaler: Path | None = None,
+    allow_joblib: bool = False,
+    needs_features: bool = True,
     max_bytes: int,
     disk: Disk,
 ) -> Bundle:
@@ -73,16 +94,25 @@ def read_bundle(
         NotFoundError: a file isn't there.
         UsageError: a format or a name isn't known, or the estimators have different features.
     """
-    if isinstance(files, Mapping):
-        estimators = {check_output(output): f"{output}.txt" for output in files}
-        sources = {estimators[output]: Path(path) for output, path in files.items()}
-    else:
-        estimators = {SINGLE_OUTPUT: "model.txt"}
-        sources = {"model.txt": Path(files)}
-    if not estimators:
+    if not files:
         raise UsageError("no model file given")
-    for path in sources.values():
-        _check_suffix(path)
+    named = {o: Path(path) for o, path in files.items()} if isinstance(files, Mapping) else Path(files)
+    format = _format([named] if isinstance(named, Path) else list(named.values()))
+    suffix = SEALED_SUFFIXES[format]
+    if isinstance(named, Path):
+        estimators, sources = {SINGLE_OUTPUT: f"model{suffix}"}, {f"model{suffix}": named}
+    else:
+        estimators = {check_output(output): f"{output}{suffix}" for output in named}
+        sources = {estimators[output]: path for output, path in named.items()}
+    if scaler is not None:
+        if SCALER_FILE in sources:
+            raise UsageError("an output can't be called 'scaler' where there is a scaler")
+        sources[SCALER_FILE] = scaler
+    if (format == JOBLIB or scaler is not None) and not allow_joblib:
+        raise UsageError(
+            f"{scaler or next(iter(sources.values()))}: a joblib file is code that runs wherever it is loaded; if you "
+            "trust where it comes from, allow it with --allow-joblib (or allow_joblib in the configuration)"
+        )
     for path in artefacts:
         if path.name not in ARTEFACTS or path.name in sources:
             raise UsageError(
@@ -94,12 +124,17 @@ def read_bundle(
         raise UsageError(f"the files are larger than {max_bytes} bytes together; see limits.version_bytes")
     headers: dict[str, Header] = {}
     problem = None
-    for output, file in estimators.items():
+    for output, file in estimators.items() if format == LIGHTGBM_TEXT else ():
         try:
             headers[output] = parse_header(contents[file], where=str(sources[file]))
         except LoadError as error:
             problem = problem or error
-    return Bundle(contents, estimators, headers, problem, _features(features, headers))
+    found = _features(features, headers)
+    if needs_features and format != LIGHTGBM_TEXT and not found:
+        raise UsageError(
+            f"{format} files don't tell their features without being loaded; name them: --features"
+        )
+    return Bundle(format, contents, estimators, headers, problem, found)
 
 
 def read_input(path: Path, *, max_bytes: int, disk: Disk) -> bytes:
@@ -135,7 +170,7 @@ def build_metadata(
         raise UsageError(problem)
     by_file = {file: output for output, file in bundle.estimators.items()}
     own = {
-        "format": LIGHTGBM_TEXT,
+        "format": bundle.format,
         "name": name,
         "version": version,
         "created_at": created_at,
@@ -145,9 +180,7 @@ def build_metadata(
         "env": dict(env),
         "size_bytes": sum(map(len, bundle.files.values())),
         "files": {
-            file: msgspec.to_builtins(
-                FileInfo("estimator" if file in by_file else "artefact", len(data), by_file.get(file))
-            )
+            file: msgspec.to_builtins(FileInfo(_role(file, by_file), len(data), by_file.get(file)))
             for file, data in bundle.files.items()
         },
     }
@@ -173,15 +206,21 @@ def data_range(start: str | None, end: str | None) -> dict[str, str | None]:
     return {"start": start, "end": end}
 
 
-def _check_suffix(path: Path) -> None:
-    if path.suffix in _LATER_SUFFIXES:
-        raise UsageError(
-            f"{path}: {_LATER_SUFFIXES[path.suffix]} files aren't supported yet; save LightGBM text (.txt)"
-        )
-    if path.suffix not in _MODEL_SUFFIXES:
-        raise UsageError(
-            f"{path}: unknown model format; known: LightGBM text ({', '.join(sorted(_MODEL_SUFFIXES))})"
-        )
+def _format(paths: Sequence[Path]) -> str:
+    found = {}
+    for path in paths:
+        if path.suffix not in FORMATS:
+            raise UsageError(f"{path}: unknown model format; known: {', '.join(sorted(FORMATS))}")
+        found[FORMATS[path.suffix]] = path
+    if len(found) > 1:
+        raise UsageError(f"the estimators have different formats ({', '.join(found)}); one is needed")
+    return next(iter(found))
+
+
+def _role(file: str, by_file: Mapping[str, str]) -> str:
+    if file in by_file:
+        return "estimator"
+    return "scaler" if file == SCALER_FILE else "artefact"
 
 
 def _features(given: Sequence[str] | None, headers: Mapping[str, Header]) -> tuple[str, ...]:

@@ -1,15 +1,15 @@
-"""What promote, rollback and fail decide. Pure: a state in, operations out, or a refusal."""
+"""What each verb that writes decides. Pure: a state in, operations out, or a refusal."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import Enum
 from typing import Any, Final, Literal
 
-from modelreg.errors import ConflictError, UsageError
+from modelreg.errors import ConflictError, NotFoundError, UsageError
 from modelreg.modellog import Decision
-from modelreg.names import check_channel, is_version
-from modelreg.records import ChannelOp, KnownOp, StatusOp
+from modelreg.names import check_channel, check_tag, is_version
+from modelreg.records import ApproveOp, ChannelOp, KnownOp, StatusOp, TagOp, UntagOp
 from modelreg.refs import Ref, parse_ref, resolve
 from modelreg.state import PROMOTABLE, TRANSITIONS, ModelState, VersionState
 
@@ -26,7 +26,7 @@ ANY: Final = _Any.ANY
 Expected = str | None | Literal[_Any.ANY]
 
 
-def promotion(ref: Ref, channel: str, expect: Expected) -> Decide:
+def promotion(ref: Ref, channel: str, expect: Expected, allow_schema_change: bool = False) -> Decide:
     """Point ``channel`` at what ``ref`` means."""
     check_channel(channel)
 
@@ -38,7 +38,8 @@ def promotion(ref: Ref, channel: str, expect: Expected) -> Decide:
                 f"{ref.name} alone means {ref.name}:{found.version}, already in {channel}; name a version"
             )
         _refuse_unpromotable(state.name, found)
-        return Decision([ChannelOp(channel, found.version)], conditions)
+        op = ChannelOp(channel, found.version, allow_schema_change=allow_schema_change)
+        return Decision([op], conditions)
 
     return decide
 
@@ -74,6 +75,95 @@ def failure(ref: Ref) -> Decide:
         found = resolve(ref, state)
         _refuse_transition(state.name, found, "failed")
         return Decision([StatusOp(found.version, "failed")])
+
+    return decide
+
+
+def approval(ref: Ref, actor: str) -> Decide:
+    """Note that ``actor`` approves of what ``ref`` means; the registrant can't."""
+
+    def decide(state: ModelState) -> Decision:
+        found = resolve(ref, state)
+        refuse_deleted(state.name, found)
+        if found.actor == actor:
+            raise ConflictError(
+                f"{state.name}:{found.version} was registered by {actor}, who can't approve of it too; another "
+                "actor has to (--actor)"
+            )
+        return Decision([ApproveOp(found.version)])
+
+    return decide
+
+
+def tagging(ref: Ref, tag: str) -> Decide:
+    """Put a label on what ``ref`` means."""
+    check_tag(tag)
+
+    def decide(state: ModelState) -> Decision:
+        found = resolve(ref, state)
+        refuse_deleted(state.name, found)
+        return Decision([TagOp(found.version, tag)])
+
+    return decide
+
+
+def untagging(ref: Ref, tag: str) -> Decide:
+    """Take a label off what ``ref`` means."""
+
+    def decide(state: ModelState) -> Decision:
+        found = resolve(ref, state)
+        if tag not in found.tags:
+            raise NotFoundError(f"{state.name}:{found.version} has no tag {tag!r}")
+        return Decision([UntagOp(found.version, tag)])
+
+    return decide
+
+
+def archival(ref: Ref) -> Decide:
+    """Archive what ``ref`` means, and empty the channels that hold it; production first needs another version."""
+
+    def decide(state: ModelState) -> Decision:
+        found = resolve(ref, state)
+        _refuse_transition(state.name, found, "archived")
+        _refuse_production(state, found, "archived")
+        held = [ChannelOp(channel, None) for channel in state.channels_of(found.version)]
+        return Decision([*held, StatusOp(found.version, "archived")])
+
+    return decide
+
+
+def unarchival(ref: Ref) -> Decide:
+    """Give what ``ref`` means the status back that it had before it was archived."""
+
+    def decide(state: ModelState) -> Decision:
+        found = resolve(ref, state)
+        if found.status != "archived":
+            raise ConflictError(f"{state.name}:{found.version} is {found.status}, not archived")
+        return Decision([StatusOp(found.version, found.archived_from or "registered")])
+
+    return decide
+
+
+def deletion(ref: Ref, force: bool, leased: Mapping[str, str]) -> Decide:
+    """Delete what ``ref`` means: never from production; tagged, held by a channel or leased only by ``force``.
+
+    ``leased``: version → holder.
+    """
+
+    def decide(state: ModelState) -> Decision:
+        found = resolve(ref, state)
+        _refuse_transition(state.name, found, "deleted")
+        _refuse_production(state, found, "deleted")
+        held = state.channels_of(found.version)
+        reasons = [f"the channel {channel} holds it" for channel in held]
+        reasons += [f"it has the tag {tag}" for tag in found.tags]
+        if found.version in leased:
+            reasons.append(f"{leased[found.version]} is using it")
+        if reasons and not force:
+            raise ConflictError(
+                f"{state.name}:{found.version} is needed: {'; '.join(reasons)}. Delete it all the same with --force"
+            )
+        return Decision([*(ChannelOp(channel, None) for channel in held), StatusOp(found.version, "deleted")])
 
     return decide
 
@@ -116,6 +206,13 @@ def _refuse_unpromotable(name: str, found: VersionState) -> None:
     if found.status not in PROMOTABLE:
         why = f" ({found.reason})" if found.reason else ""
         raise ConflictError(f"{name}:{found.version} is {found.status}{why} and can't be promoted")
+
+
+def _refuse_production(state: ModelState, found: VersionState, status: str) -> None:
+    if holder(state, "production") == found.version:
+        raise ConflictError(
+            f"{state.name}:{found.version} is in production and can't be {status}; promote another version first"
+        )
 
 
 def _refuse_transition(name: str, found: VersionState, status: str) -> None:

@@ -71,6 +71,14 @@ class Disk:
         info = self._os.stat(path)
         return info.st_dev, info.st_ino
 
+    def mark(self, path: str | Path) -> str | None:
+        """A text that another file at ``path`` wouldn't have: inode, size and moment; None where there is none."""
+        try:
+            info = self._os.lstat(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return f"{info.st_ino}:{info.st_size}:{info.st_mtime_ns}"
+
     def exists(self, path: str | Path) -> bool:
         """Whether there is anything at ``path`` itself, a dangling symlink included."""
         try:

@@ -42,6 +42,8 @@ class Request:
     version: str | None
     features: Sequence[str] | None
     golden: Any
+    scaler: Path | None
+    allow_joblib: bool
     data_range: tuple[str | None, str | None] | None
     tags: tuple[str, ...]
     parent: str | None
@@ -64,7 +66,16 @@ def enrol(store: Store, model: ModelLog, request: Request) -> tuple[VersionState
         given["parent"] = request.parent
     limit = store.settings.limits.version_bytes
     features = request.features if request.features is not None else given.get("features")
-    bundle = bundles.read_bundle(request.files, request.artefacts, features, max_bytes=limit, disk=store.disk)
+    bundle = bundles.read_bundle(
+        request.files,
+        request.artefacts,
+        features,
+        scaler=request.scaler,
+        allow_joblib=request.allow_joblib or store.settings.allow_joblib,
+        needs_features=request.golden is not False,
+        max_bytes=limit,
+        disk=store.disk,
+    )
     golden = _golden(request.golden, bundle.features, limit, store.disk)
     env = environment.capture(request.actor)
     tried: set[str] = set()

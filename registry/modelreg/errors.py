@@ -7,6 +7,7 @@
     │   └── ConfigError                2  config
     ├── NotFoundError (LookupError)    3  not_found
     ├── ConflictError (ValueError)     4  conflict
+    ├── PromotionGateError             5  gate
     ├── IntegrityError                 6  integrity
     │   └── LoadError                  6  load
     └── StoreUnavailableError (OSError) 7 store_unavailable
@@ -17,7 +18,11 @@ what happened, where, and what to do about it.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from modelreg.gates import GateResult
 
 
 class RegistryError(Exception):
@@ -59,6 +64,17 @@ class ConflictError(RegistryError, ValueError):
 
     code = "conflict"
     exit_status = 4
+
+
+class PromotionGateError(RegistryError):
+    """A version hasn't shown what the channel's gates ask for; ``gates`` has each with value and threshold."""
+
+    code = "gate"
+    exit_status = 5
+
+    def __init__(self, message: str, gates: Sequence[GateResult] = ()) -> None:
+        super().__init__(message)
+        self.gates = tuple(gates)
 
 
 class IntegrityError(RegistryError):

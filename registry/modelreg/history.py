@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from modelreg.records import ChannelOp, Record
+from modelreg.state import Fold
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,3 +55,41 @@ def entries(name: str, records: Iterable[Record]) -> list[HistoryEntry]:
             )
         )
     return found[::-1]
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """What a channel held at a moment. ``seq``, ``at``, ``actor`` and ``reason``: of the record that put it there."""
+
+    name: str
+    channel: str
+    version: str
+    digest: str
+    seq: int
+    at: str
+    actor: str
+    reason: str | None
+
+
+def holdings(name: str, records: Iterable[Record], moment: dt.datetime) -> list[Holding]:
+    """What each channel of a model held at ``moment``, by the log's clock."""
+    fold = Fold(name)
+    known = list(records)
+    last = max((i for i, r in enumerate(known) if dt.datetime.fromisoformat(r.at) <= moment), default=-1)
+    for record in known[: last + 1]:
+        fold.apply(record)
+    state = fold.snapshot()
+    return [
+        Holding(
+            name,
+            channel.channel,
+            channel.version,
+            state.versions[channel.version].digest,
+            channel.seq,
+            channel.at,
+            channel.actor,
+            channel.reason,
+        )
+        for channel in state.channels.values()
+        if channel.version is not None
+    ]

@@ -112,6 +112,11 @@ def schema_fingerprint(features: Sequence[str]) -> str:
     return "sha256:" + hashlib.sha256("\n".join(features).encode()).hexdigest()
 
 
+def compute_config_hash(config: Any) -> str:
+    """The ``config_hash`` that ``register`` seals for ``meta={"config": config}``; find versions by it."""
+    return config_hash(config)
+
+
 def config_hash(config: Any) -> str:
     """SHA-256 (hexadecimal) of the configuration's sorted-key JSON: the order of keys doesn't matter."""
     return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()

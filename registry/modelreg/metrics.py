@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from modelreg.settings import MetricSettings
 
 #: Names that mean the same metric.
 ALIASES = {
@@ -63,20 +66,42 @@ def value_of(metrics: Mapping[str, Any], name: str) -> float | None:
     flat = flatten(metrics)
     if name in flat:
         return flat[name]
-    wanted = _canonical(name)
-    return next((value for key, value in flat.items() if _canonical(key) == wanted), None)
+    wanted = canonical(name)
+    return next((value for key, value in flat.items() if canonical(key) == wanted), None)
 
 
-def goodness(name: str, value: float) -> float | None:
-    """A number that is larger where the metric is better; None for an unknown metric, which has no winner."""
-    last = _canonical(name).rpartition(".")[2]
+def direction(name: str, more: MetricSettings | None = None) -> str | None:
+    """``higher``, ``lower`` or ``magnitude`` (lower without the sign): what is better. None: nobody knows."""
+    full, last = name, canonical(name).rpartition(".")[2]
+    if more is not None:
+        for way, names in (
+            ("higher", more.higher_is_better),
+            ("magnitude", more.by_magnitude),
+            ("lower", more.lower_is_better),
+        ):
+            if full in names or last in names or full.rpartition(".")[2] in names:
+                return way
     if last in HIGHER_IS_BETTER:
-        return value
+        return "higher"
     if last in LOWER_IS_BETTER:
-        return -abs(value) if last in BY_MAGNITUDE else -value
+        return "magnitude" if last in BY_MAGNITUDE else "lower"
     return None
 
 
-def _canonical(name: str) -> str:
+def goodness(name: str, value: float, more: MetricSettings | None = None) -> float | None:
+    """A number that is larger where the metric is better; None for an unknown metric, which has no winner."""
+    match direction(name, more):
+        case "higher":
+            return value
+        case "lower":
+            return -value
+        case "magnitude":
+            return -abs(value)
+        case _:
+            return None
+
+
+def canonical(name: str) -> str:
+    """The one name of a metric that has several."""
     prefix, dot, last = name.rpartition(".")
     return prefix + dot + ALIASES.get(last, last)

@@ -11,7 +11,10 @@ import os
 import resource
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from modelreg.metadata import Metadata
 
 #: The largest file that the probe may write, in bytes.
 MAX_ANSWER_BYTES = 512 << 20
@@ -74,9 +77,19 @@ def _answer(directory: Path, scratch: Path, limits: dict[str, Any]) -> dict[str,
                 f"golden rows have {asked.rows.shape[1]} values, the model {model.n_features} features"
             )
         outputs = dict(zip(model.outputs, model.predict(asked.rows), strict=True))
-        libraries = library_versions(("lightgbm",))
+        libraries = library_versions(_libraries(sealed.metadata))
         (scratch / ANSWERS_FILE).write_bytes(golden.dump(golden.Golden(asked.rows, outputs, libraries)))
     return report
+
+
+def _libraries(metadata: Metadata) -> tuple[str, ...]:
+    """Whose versions the answers depend on."""
+    used = {"onnx": ["onnxruntime"], "joblib": ["lightgbm", "scikit-learn"]}.get(
+        metadata.format, ["lightgbm"]
+    )
+    if any(info.role == "scaler" for info in metadata.files.values()) and "scikit-learn" not in used:
+        used.append("scikit-learn")
+    return tuple(used)
 
 
 def _resident_bytes() -> int:

@@ -1,7 +1,8 @@
-"""What can be deleted and made again at any time: symlinks, state.json, manifest.json.
+"""What can be deleted and made again at any time: symlinks, state.json, manifest.json; and deleted versions' files,
+which go to the trash.
 
-Each projection is written whole and carries the sequence that it was made from. ``state.json`` comes last:
-where it says N, the others were brought to N too. What fails is a warning, and the next open tries again.
+Each projection is written whole and carries the sequence that it was made from. ``.registry/applied/<model>.json``
+comes last: where it says N, the others were brought to N too. What fails is a warning, and the next open tries again.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from modelreg import trash
 from modelreg.disk import Disk
 from modelreg.errors import IntegrityError
 from modelreg.modellog import ModelLog
@@ -65,14 +67,12 @@ class Projector:
     def is_current(self, name: str, models: list[str]) -> bool:
         """Whether the projections of ``name`` are those of its log, at the cost of a few system calls."""
         directory = self._root / name
-        applied = self._read(directory / STATE_FILE)
+        applied = self._read(self._applied(name))
         try:
-            seq, channels = int(applied["seq"]), dict(applied["channels"])
-            manifest = self._read(self._root / MANIFEST_FILE)["models"]
-            if manifest[name]["seq"] != seq or set(manifest) != set(models):
-                return False
-            holders = {channel: told["version"] for channel, told in channels.items()}
+            seq, holders = int(applied["seq"]), dict(applied["channels"])
         except (KeyError, TypeError, ValueError):
+            return False
+        if not all(self._disk.exists(path) for path in (directory / STATE_FILE, self._root / MANIFEST_FILE)):
             return False
         logs = directory / "log"
         if not self._disk.exists(logs / record_name(seq)) or self._disk.exists(logs / record_name(seq + 1)):
@@ -90,9 +90,28 @@ class Projector:
         self._disk.make_dirs(self._root / PRODUCTION)
         for path, target in self._production(state.name, holders.get(PRODUCTION), models).items():
             self._point(path, target, state.seq)
+        self._clear_deleted(state)
         summary = _summary(state)
-        self._write_manifest(state.name, summary, models)
+        self._write_manifest(state.name, _glance(state), models)
         self._write(directory / STATE_FILE, {"format": 1, "name": state.name, **summary})
+        self._disk.make_dirs(self._applied(state.name).parent)
+        self._write(self._applied(state.name), {"seq": state.seq, "head": state.head, "channels": holders})
+
+    def _applied(self, name: str) -> Path:
+        """A small file for ``is_current``: opening a registry mustn't take longer where it has more versions."""
+        return self._root / ".registry" / "applied" / f"{name}.json"
+
+    def _clear_deleted(self, state: ModelState) -> None:
+        gone = {version.version for version in state.versions.values() if version.status == "deleted"}
+        directory = self._root / state.name / "versions"
+        if not gone or not self._disk.exists(directory):
+            return
+        for version in self._disk.listdir(directory):
+            if version in gone:
+                try:
+                    trash.move(directory / version, self._root, self._disk)
+                except FileNotFoundError:
+                    continue  # another process was faster
 
     def _production(self, name: str, holder: str | None, models: list[str]) -> dict[Path, str | None]:
         target = None if holder is None else f"../{name}/versions/{holder}"
@@ -154,8 +173,19 @@ def _target(holder: str | None) -> str | None:
     return None if holder is None else f"../versions/{holder}"
 
 
+def _glance(state: ModelState) -> dict[str, Any]:
+    """A model in manifest.json: short, because the whole file is written at each commit."""
+    return {
+        "seq": state.seq,
+        "head": state.head,
+        "channels": {channel.channel: channel.version for channel in state.channels.values()},
+        "versions": sum(version.status != "deleted" for version in state.versions.values()),
+        "newest": next(reversed(list(state.versions)), None),
+    }
+
+
 def _summary(state: ModelState) -> dict[str, Any]:
-    """A model's state as plain values; the same in state.json and manifest.json."""
+    """A model's state as plain values, for state.json."""
     return {
         "seq": state.seq,
         "head": state.head,

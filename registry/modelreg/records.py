@@ -20,7 +20,7 @@ from modelreg.errors import IntegrityError
 MAX_RECORD_BYTES = 4 << 20
 
 
-class RegisterOp(msgspec.Struct, frozen=True, tag_field="op", tag="register"):
+class RegisterOp(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="op", tag="register"):
     """A version exists from now on. ``recovered``: completed for a registrant who never came back."""
 
     version: str
@@ -28,14 +28,20 @@ class RegisterOp(msgspec.Struct, frozen=True, tag_field="op", tag="register"):
     recovered: bool = False
 
 
-class ChannelOp(msgspec.Struct, frozen=True, tag_field="op", tag="channel"):
-    """A channel names this version from now on, or none."""
+class ChannelOp(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="op", tag="channel"):
+    """A channel names this version from now on, or none.
+
+    ``overridden``: gates that weren't passed. ``allow_schema_change``: a daemon may serve it though its features
+    aren't those of the version before.
+    """
 
     channel: str
     version: str | None
+    overridden: tuple[str, ...] = ()
+    allow_schema_change: bool = False
 
 
-class StatusOp(msgspec.Struct, frozen=True, tag_field="op", tag="status"):
+class StatusOp(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="op", tag="status"):
     """A version's status from now on."""
 
     version: str
@@ -57,15 +63,38 @@ class UntagOp(msgspec.Struct, frozen=True, tag_field="op", tag="untag"):
     tag: str
 
 
+class ApproveOp(msgspec.Struct, frozen=True, tag_field="op", tag="approve"):
+    """The record's actor approves of a version."""
+
+    version: str
+
+
+class ExportOp(msgspec.Struct, frozen=True, tag_field="op", tag="export"):
+    """A version was converted: ``file`` (relative to the model's directory) has it in another format."""
+
+    version: str
+    format: str
+    file: str
+    digest: str
+
+
 class UnknownOp(msgspec.Struct, frozen=True):
     """An operation that this modelreg doesn't know; whoever meets it must not write."""
 
     name: str
 
 
-KnownOp = RegisterOp | ChannelOp | StatusOp | TagOp | UntagOp
+KnownOp = RegisterOp | ChannelOp | StatusOp | TagOp | UntagOp | ApproveOp | ExportOp
 Op = KnownOp | UnknownOp
-_KNOWN = {"register": RegisterOp, "channel": ChannelOp, "status": StatusOp, "tag": TagOp, "untag": UntagOp}
+_KNOWN = {
+    "register": RegisterOp,
+    "channel": ChannelOp,
+    "status": StatusOp,
+    "tag": TagOp,
+    "untag": UntagOp,
+    "approve": ApproveOp,
+    "export": ExportOp,
+}
 
 
 class Record(msgspec.Struct, frozen=True):
@@ -144,7 +173,7 @@ def encode_record(
         "at": at,
         "actor": actor,
         "reason": reason,
-        "ops": [_plain(op) for op in ops],
+        "ops": [msgspec.to_builtins(op) for op in ops],
         "expect": dict(expect),
     }
     return canonical_json({**body, "digest": sha256(canonical_json(body))}) + b"\n"
@@ -196,12 +225,3 @@ def _decode_op(op: dict[str, Any], where: str) -> Op:
     except msgspec.ValidationError as error:
         raise IntegrityError(f"{where}: operation {kind!r}: {error}") from error
     return converted
-
-
-def _plain(op: KnownOp) -> dict[str, Any]:
-    plain: dict[str, Any] = msgspec.to_builtins(op)
-    if plain.get("reason", "") is None:
-        del plain["reason"]
-    if plain.get("recovered") is False:
-        del plain["recovered"]
-    return plain

@@ -18,8 +18,11 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from modelreg import bundle as bundles
+from modelreg import card, trash
 from modelreg import metadata as facts
 from modelreg.bundle import Bundle
+from modelreg.card import CARD_FILE
 from modelreg.disk import Disk
 from modelreg.errors import IntegrityError, LoadError, RegistryError, StoreUnavailableError
 from modelreg.metadata import METADATA_FILE, FileInfo, Metadata
@@ -61,6 +64,10 @@ def stage(
             bundle_files, metadata = _prove(directory, bundle, metadata, golden, settings, disk)
         else:
             bundle_files = dict(bundle.files)
+        if CARD_FILE not in bundle_files:
+            text = card.render(metadata, settings).encode()
+            disk.write_new(directory / CARD_FILE, text, mode=0o444)
+            bundle_files[CARD_FILE], metadata = text, _with_file(metadata, CARD_FILE, "artefact", text)
         files = {**bundle_files, METADATA_FILE: facts.encode(metadata)}
         checksum = checksum_bytes(files)
         disk.write_new(directory / METADATA_FILE, files[METADATA_FILE], mode=0o444)
@@ -93,9 +100,9 @@ def _prove(
         ]
         seed = hashlib.sha256(b"".join(bundle.files[file] for file in bundle.estimators.values())).digest()
         limits = settings.golden
-        golden = goldens.Golden(
-            synthesise(infos, rows=limits.rows, nan_fraction=limits.nan_fraction, seed=seed), {}
-        )
+        # Trees take missing values; of other estimators that isn't known.
+        holes = limits.nan_fraction if bundle.format == bundles.LIGHTGBM_TEXT else 0.0
+        golden = goldens.Golden(synthesise(infos, rows=limits.rows, nan_fraction=holes, seed=seed), {})
     # The probe reads a sealed directory like everybody else, so the files are sealed once for it alone.
     draft = {**bundle.files, METADATA_FILE: facts.encode(metadata)}
     checksum = checksum_bytes(draft)
@@ -119,14 +126,17 @@ def _prove(
             raise LoadError(f"the golden file isn't of this model: {difference}")
     sealed_golden = goldens.dump(result.golden)
     disk.write_new(directory / goldens.GOLDEN_FILE, sealed_golden, mode=0o444)
-    files = {**metadata.files, goldens.GOLDEN_FILE: FileInfo("golden", len(sealed_golden))}
-    metadata = msgspec.structs.replace(
-        metadata,
-        memory_bytes=result.memory_bytes,
-        size_bytes=(metadata.size_bytes or 0) + len(sealed_golden),
-        files=files,
-    )
+    metadata = msgspec.structs.replace(metadata, memory_bytes=result.memory_bytes)
+    metadata = _with_file(metadata, goldens.GOLDEN_FILE, "golden", sealed_golden)
     return {**bundle.files, goldens.GOLDEN_FILE: sealed_golden}, metadata
+
+
+def _with_file(metadata: Metadata, name: str, role: str, data: bytes) -> Metadata:
+    return msgspec.structs.replace(
+        metadata,
+        size_bytes=(metadata.size_bytes or 0) + len(data),
+        files={**metadata.files, name: FileInfo(role, len(data))},
+    )
 
 
 def move_into_place(staged: Staged, target: Path, disk: Disk) -> bool:
@@ -184,10 +194,7 @@ def set_aside(directory: Path, root: Path, disk: Disk) -> None:
     Raises:
         StoreUnavailableError: it can't be moved.
     """
-    trash = root / ".registry" / "trash"
     try:
-        disk.make_dirs(trash)
-        disk.rename(directory, trash / f"{directory.name}.{uuid.uuid4().hex}")
-        disk.fsync_dir(directory.parent)
+        trash.move(directory, root, disk)
     except OSError as error:
         raise StoreUnavailableError(f"{directory}: can't be set aside: {error.strerror or error}") from error

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from modelreg.history import HistoryEntry
@@ -40,6 +41,21 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         print("\n".join(line.rstrip() for line in capture.get().splitlines()))
         return
     console.print(table)
+
+
+@contextmanager
+def progress_bar(total: int) -> Iterator[Callable[[str], None]]:
+    """A bar on stderr; the function that it gives moves it on by one, and names what is being done."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("", total=total)
+
+        def tick(doing: str) -> None:
+            progress.update(task, advance=1, description=doing)
+
+        yield tick
 
 
 def version_rows(rows: Iterable[Mapping[str, Any]]) -> list[tuple[str, ...]]:
@@ -82,6 +98,11 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
+def cell(value: Any) -> str:
+    """Any value in a table's cell."""
+    return "-" if value is None else _text(value)
+
+
 def what_happened(entry: HistoryEntry) -> str:
     """One record's operations in words."""
     moves = iter(entry.changes)
@@ -91,6 +112,8 @@ def what_happened(entry: HistoryEntry) -> str:
             case "channel":
                 move = next(moves)
                 told.append(f"{move.channel}: {move.from_version or '-'} → {move.to_version or '-'}")
+                if op.get("overridden"):
+                    told.append(f"overridden: {', '.join(op['overridden'])}")
             case "register":
                 told.append(f"register {op.get('version')}")
             case "status":

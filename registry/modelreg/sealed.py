@@ -95,18 +95,44 @@ def read_sealed(
 
 def read_metadata(directory: str | Path, *, expect_digest: str | None = None, disk: Disk = DISK) -> Metadata:
     """Read and verify metadata.json alone, against the version's digest; raises as ``read_sealed``."""
+    data = read_file(directory, METADATA_FILE, expect_digest=expect_digest, disk=disk)
+    return decode(data, where=str(Path(directory) / METADATA_FILE))
+
+
+def read_file(
+    directory: str | Path,
+    name: str,
+    *,
+    expect_digest: str | None = None,
+    max_bytes: int = MAX_METADATA_BYTES,
+    disk: Disk = DISK,
+) -> bytes:
+    """Read and verify one sealed file, against the version's digest; raises as ``read_sealed``."""
     directory = Path(directory)
     try:
         with disk.open_dir(directory) as fd:
             sums, _ = _read_sums(directory, fd, expect_digest, disk)
-            if METADATA_FILE not in sums:
-                raise IntegrityError(f"{directory / CHECKSUM_FILE}: doesn't list {METADATA_FILE}")
-            data = _read_checked(directory, METADATA_FILE, sums[METADATA_FILE], fd, MAX_METADATA_BYTES, disk)
+            if name not in sums:
+                raise IntegrityError(f"{directory / CHECKSUM_FILE}: doesn't list {name}")
+            return _read_checked(directory, name, sums[name], fd, max_bytes, disk)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise _not_a_directory(directory, error) from error
     except OSError as error:
         raise _unreadable(directory, error) from error
-    return decode(data, where=str(directory / METADATA_FILE))
+
+
+def read_sums(
+    directory: str | Path, *, expect_digest: str | None = None, disk: Disk = DISK
+) -> dict[str, str]:
+    """The sealed files and their SHA-256 (hexadecimal), by checksum.sha256 alone; raises as ``read_sealed``."""
+    directory = Path(directory)
+    try:
+        with disk.open_dir(directory) as fd:
+            return _read_sums(directory, fd, expect_digest, disk)[0]
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise _not_a_directory(directory, error) from error
+    except OSError as error:
+        raise _unreadable(directory, error) from error
 
 
 def _read_sums(directory: Path, fd: int, expect_digest: str | None, disk: Disk) -> tuple[dict[str, str], str]:

@@ -15,8 +15,20 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
+from modelreg.clock import seconds_between
 from modelreg.errors import IntegrityError
-from modelreg.records import ChannelOp, Op, Record, RegisterOp, StatusOp, TagOp, UnknownOp, UntagOp
+from modelreg.records import (
+    ApproveOp,
+    ChannelOp,
+    ExportOp,
+    Op,
+    Record,
+    RegisterOp,
+    StatusOp,
+    TagOp,
+    UnknownOp,
+    UntagOp,
+)
 
 #: Which status may follow which.
 TRANSITIONS: Mapping[str, frozenset[str]] = MappingProxyType(
@@ -37,10 +49,20 @@ STAGE_ORDER = ("production", "canary", "shadow", "staging", "development")
 
 
 @dataclass(frozen=True, slots=True)
+class Export:
+    """A version in another format. ``file``: relative to the model's directory; ``digest``: of that file."""
+
+    format: str
+    file: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
 class VersionState:
     """One version, as the log tells it.
 
-    ``seq`` and ``at`` are the registration's; ``reason`` is the status's.
+    ``seq`` and ``at`` are the registration's; ``reason`` is the status's. ``approvals``: who approves of it.
+    ``archived_from``: the status that it had before it was archived.
     """
 
     version: str
@@ -51,6 +73,9 @@ class VersionState:
     reason: str | None = None
     tags: tuple[str, ...] = ()
     actor: str = ""
+    approvals: tuple[str, ...] = ()
+    archived_from: str | None = None
+    exports: tuple[Export, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +83,8 @@ class ChannelState:
     """One channel. ``seq``, ``at``, ``actor`` and ``reason`` are those of the record that set it.
 
     ``version`` is None where the channel was emptied. ``previous``: distinct earlier holders, newest first.
+    ``held_s``: seconds that each version was in it, up to ``at``. ``allow_schema_change``: the one who promoted said
+    that other features are meant.
     """
 
     channel: str
@@ -67,6 +94,8 @@ class ChannelState:
     actor: str
     reason: str | None
     previous: tuple[str, ...] = ()
+    allow_schema_change: bool = False
+    held_s: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +183,10 @@ class Fold:
                         f"record {record.seq} gives {op.version} the unknown status {op.status!r}"
                     )
                 self.versions[op.version] = replace(
-                    version, status=op.status, reason=op.reason or record.reason
+                    version,
+                    status=op.status,
+                    reason=op.reason or record.reason,
+                    archived_from=version.status if op.status == "archived" else None,
                 )
             case TagOp():
                 version = self._version(op.version, record)
@@ -164,6 +196,15 @@ class Fold:
                 self.versions[op.version] = replace(
                     version, tags=tuple(t for t in version.tags if t != op.tag)
                 )
+            case ApproveOp():
+                version = self._version(op.version, record)
+                actors = dict.fromkeys((*version.approvals, record.actor))
+                self.versions[op.version] = replace(version, approvals=tuple(actors))
+            case ExportOp():
+                version = self._version(op.version, record)
+                others = tuple(e for e in version.exports if e.format != op.format)
+                export = Export(op.format, op.file, op.digest)
+                self.versions[op.version] = replace(version, exports=(*others, export))
             case UnknownOp():
                 self.unknown = (
                     f"record {record.seq} of {self.name} has the operation {op.name!r}, which this modelreg "
@@ -181,7 +222,21 @@ class Fold:
 
 def _moved(before: ChannelState | None, op: ChannelOp, record: Record) -> ChannelState:
     previous: tuple[str, ...] = ()
+    held: dict[str, float] = {}
     if before is not None:
+        held = dict(before.held_s)
+        if before.version is not None:
+            held[before.version] = held.get(before.version, 0.0) + seconds_between(before.at, record.at)
         earlier = before.previous if before.version is None else (before.version, *before.previous)
         previous = tuple(dict.fromkeys(version for version in earlier if version != op.version))
-    return ChannelState(op.channel, op.version, record.seq, record.at, record.actor, record.reason, previous)
+    return ChannelState(
+        op.channel,
+        op.version,
+        record.seq,
+        record.at,
+        record.actor,
+        record.reason,
+        previous,
+        op.allow_schema_change,
+        MappingProxyType(held),
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from modelreg.disk import Disk
+from modelreg.disk import DISK, Disk
 from modelreg.errors import IntegrityError
 from modelreg.metadata import Metadata
 from modelreg.sealed import read_sealed
@@ -44,7 +44,7 @@ def verify(directory: Path, name: str, version: str, digest: str, *, max_bytes: 
 
 
 def validate_version(
-    directory: Path, name: str, version: str, digest: str, *, settings: Settings, disk: Disk
+    directory: Path, name: str, version: str, digest: str, *, settings: Settings, disk: Disk = DISK
 ) -> ValidationReport:
     """Check bytes, load, and replay the golden rows.
 

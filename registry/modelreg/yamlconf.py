@@ -142,7 +142,22 @@ class Document:
             by = self._set_by.get(".".join(str(step) for step in steps[:length]))
             if by is not None:
                 return f"{by}: {key}: {problem}"
+        if not _has(self._root, steps):
+            for name, by in self._set_by.items():
+                if name.startswith(f"{key}."):
+                    return f"{by}: {key}: {problem}"
         return f"{self._source}:{_line_of(self._root, steps)}: {key}: {problem}"
+
+
+def _has(node: yaml.Node | None, steps: list[str | int]) -> bool:
+    """Whether the text itself has that key."""
+    for step in steps:
+        if not isinstance(node, yaml.MappingNode):
+            return isinstance(node, yaml.SequenceNode)
+        node = next((value for key, value in node.value if key.value == str(step)), None)
+        if node is None:
+            return False
+    return True
 
 
 def _parse_problem(message: str) -> tuple[list[str | int], str]:

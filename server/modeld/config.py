@@ -31,7 +31,7 @@ _NonNegative = Annotated[float, msgspec.Meta(ge=0, le=_LONGEST)]
 class Source(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """Where pointers come from."""
 
-    kind: Literal["registry"] = "registry"
+    kind: Literal["registry", "path"] = "registry"
     root: str = "/var/lib/modeld/models"
     channel: str = "production"
     models: list[str] = []
@@ -59,6 +59,7 @@ class TrialSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     memory_limit_mb: Annotated[int, msgspec.Meta(ge=512)] = 4096
     max_version_mb: _Count = 1024
     allow_schema_change: bool = False
+    allow_joblib: list[str] = []
 
 
 class Probation(msgspec.Struct, forbid_unknown_fields=True, frozen=True):

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 import pickle
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +13,13 @@ import msgspec
 import numpy as np
 import pytest
 import zmq
+from tests.client.fake_server import FakeServer, Replies, answer, answer_raw, message
 from tests.support import wait_until
 
-from modeld import client_errors
 from modeld.client import AdminClient, Client
-from modeld.client_codec import decode_prediction, encode_predict
-from modeld.client_errors import (
+from modeld.client import errors as client_errors
+from modeld.client.codec import decode_prediction, encode_predict
+from modeld.client.errors import (
     Busy,
     Conflict,
     Internal,
@@ -31,47 +31,6 @@ from modeld.client_errors import (
     ServerError,
     ShapeMismatch,
 )
-
-Replies = Sequence[list[bytes]]
-Handler = Callable[[dict[str, Any], list[bytes]], Replies]
-
-
-class FakeServer:
-    """A ROUTER in a thread. `handler(header, raw)` returns the messages to send back, none to several."""
-
-    def __init__(self, endpoint: str) -> None:
-        self.endpoint = endpoint
-        self.handler: Handler = lambda _header, _raw: []
-        self.headers: list[dict[str, Any]] = []
-        self.first_bytes: list[bytes] = []
-        self._stop = threading.Event()
-        self._bound = threading.Event()
-        self._thread = threading.Thread(target=self._run)
-
-    def start(self) -> FakeServer:
-        self._thread.start()
-        assert self._bound.wait(5)
-        return self
-
-    def stop(self) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        with zmq.Context() as context, context.socket(zmq.ROUTER) as socket:
-            socket.linger = 0
-            socket.bind(self.endpoint)
-            self._bound.set()
-            while not self._stop.is_set():
-                if not socket.poll(10):
-                    continue
-                identity, head, *raw = socket.recv_multipart()
-                self.first_bytes.append(head[:1])
-                decode = msgspec.json.decode if head[:1] == b"{" else msgspec.msgpack.decode
-                header = decode(head)
-                self.headers.append(header)
-                for reply in self.handler(header, raw):
-                    socket.send_multipart([identity, *reply])
 
 
 @pytest.fixture
@@ -85,32 +44,6 @@ def server(tmp_path: Path) -> Iterator[FakeServer]:
 def client(server: FakeServer) -> Iterator[Client]:
     with Client(server.endpoint, timeout_s=5) as connected:
         yield connected
-
-
-def message(**fields: Any) -> list[bytes]:
-    return [msgspec.json.encode(fields)]
-
-
-def answer(header: dict[str, Any], values: Sequence[float | None], **fields: Any) -> list[bytes]:
-    tensor = {"name": "predictions", "shape": [len(values)], "datatype": "FP64", "data": values}
-    body = {
-        "id": header["id"],
-        "model_name": "alpha",
-        "model_version": "1.4.0",
-        "outputs": [tensor],
-        "parameters": {"generation": 12, "digest": "sha256:ab", "queue_us": 8, "predict_us": 31},
-    }
-    return [msgspec.json.encode(body | fields)]
-
-
-def answer_raw(header: dict[str, Any], values: np.ndarray, datatype: str = "FP64") -> list[bytes]:
-    tensor = {
-        "name": "predictions",
-        "shape": list(values.shape),
-        "datatype": datatype,
-        "parameters": {"binary_data_size": values.nbytes},
-    }
-    return [*answer(header, [], outputs=[tensor]), values.tobytes()]
 
 
 def row_sums(header: dict[str, Any], raw: list[bytes]) -> Replies:
@@ -364,7 +297,7 @@ def test_nobody_there_is_a_timeout_that_was_never_sent(tmp_path: Path) -> None:
 def test_a_client_outlives_its_server(tmp_path: Path) -> None:
     """After a restart of the server the same client goes on."""
     endpoint = f"ipc://{tmp_path}/s"
-    with Client(endpoint, timeout_s=5) as client:
+    with Client(endpoint, timeout_s=0.5) as client:
         for _ in range(2):
             server = FakeServer(endpoint).start()
             server.handler = lambda header, _raw: [message(id=header["id"], live=True)]

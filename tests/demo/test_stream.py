@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from modeld.client_codec import Prediction
-from modeld.client_errors import Busy, RequestTimeout
+from modeld.client.codec import Prediction
+from modeld.client.errors import Busy, RequestTimeout
 from modeld.demo.stream import stream
 from modeld.demo.stream_log import ERROR, LOST, NONE, REPLY
 

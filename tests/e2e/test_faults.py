@@ -237,3 +237,95 @@ def test_a_full_state_of_the_disk_does_not_stop_it(
     shutil.rmtree(registry.root)
     with daemon.client() as client:
         assert client.predict(rows[0]).version == "1.0.0"
+
+
+def test_a_restart_without_the_registry_serves_the_last_known_good(
+    make_daemon: Callable[..., Daemon], registry: Registry, trained: dict[str, Trained], rows: np.ndarray
+) -> None:
+    """From the verified copy in the state directory, under the same generation, degraded until the registry is back."""
+    daemon = make_daemon(registry.root).start()
+    kept = daemon.directory / "state/good/alpha.json"
+    wait_until(kept.exists)
+    generation = daemon.model()["generation"]
+    daemon.signal(signal.SIGTERM)
+    assert daemon.wait() == 0
+    away = registry.root.with_name("away")
+    registry.root.rename(away)
+    daemon.start()
+    with daemon.client() as client:
+        reply = client.predict(rows[0])
+        assert (reply.version, reply.generation) == ("1.0.0", generation)
+        assert reply.values[0] == trained["1.0.0"].booster.predict(rows[:1], num_threads=1)[0]
+    assert any("source" in why for why in daemon.status()["degraded"])
+    away.rename(registry.root)
+    registry.promote("alpha:1.1.0", reason="next")
+    wait_until(lambda: daemon.model()["version"] == "1.1.0", 10)
+    wait_until(lambda: daemon.status()["degraded"] == [])
+
+
+def test_a_worker_killed_without_the_registry_is_replaced_from_the_copy(
+    daemon: Daemon, registry: Registry, trained: dict[str, Trained], rows: np.ndarray
+) -> None:
+    """Nothing warm, no registry, no worker: the verified copy makes another."""
+    wait_until((daemon.directory / "state/good/alpha.json").exists)
+    registry.root.rename(registry.root.with_name("away"))
+    with Stream(daemon, rows) as stream:
+        os.kill(serving_pid(daemon), signal.SIGKILL)
+        stream.until("1.0.0")
+    check(stream, trained, rows)
+
+
+def test_a_promotion_whose_files_cannot_be_had_is_no_failure(daemon: Daemon, registry: Registry) -> None:
+    """A version whose directory is away for a moment is tried again, not marked failed."""
+    versions = registry.root / "alpha/versions"
+    (versions / "1.1.0").rename(registry.root / "elsewhere")
+    seq = registry.state("alpha").seq
+    # Promote checks the bytes itself: point the channel there as another machine's promote would have.
+    (registry.root / "elsewhere").rename(versions / "1.1.0")
+    registry.promote("alpha:1.1.0", reason="next")
+    (versions / "1.1.0").rename(registry.root / "elsewhere")
+    daemon.signal(signal.SIGHUP)
+    if daemon.model()["version"] != "1.1.0":  # else the trial was quicker than the rename
+        wait_until(lambda: any("can't be tried" in why for why in daemon.status()["degraded"]))
+        assert registry.state("alpha").seq == seq + 1
+        (registry.root / "elsewhere").rename(versions / "1.1.0")
+    wait_until(lambda: daemon.model()["version"] == "1.1.0", 15)
+    assert registry.state("alpha").versions["1.1.0"].status == "registered"
+
+
+def test_a_zygote_killed_in_the_middle_of_a_promotion_condemns_nobody(
+    daemon: Daemon, registry: Registry
+) -> None:
+    """The trial that it should have forked is held by the next one."""
+    os.kill(daemon.status()["zygote_pid"], signal.SIGKILL)
+    registry.promote("alpha:1.1.0", reason="next")
+    wait_until(lambda: daemon.model()["version"] == "1.1.0", 15)
+    assert registry.state("alpha").versions["1.1.0"].status == "registered"
+
+
+def test_a_stopped_zygote_or_watcher_is_replaced(daemon: Daemon, registry: Registry) -> None:
+    """What neither forks nor answers is killed, and another takes its place."""
+    status = daemon.status()
+    os.kill(status["zygote_pid"], signal.SIGSTOP)
+    os.kill(status["watcher_pid"], signal.SIGSTOP)
+    registry.promote("alpha:1.1.0", reason="next")
+    wait_until(lambda: daemon.model()["version"] == "1.1.0", 40)
+    assert registry.state("alpha").versions["1.1.0"].status == "registered"
+
+
+def test_a_log_that_nobody_reads_stops_nothing(
+    make_daemon: Callable[..., Daemon], registry: Registry, rows: np.ndarray
+) -> None:
+    """A closed stderr costs lines, not the daemon."""
+    daemon = make_daemon(registry.root)
+    reader, writer = os.pipe()
+    daemon.process = subprocess.Popen(
+        [MODELD, "--config", daemon.config, "serve"], stdin=subprocess.DEVNULL, stderr=writer
+    )
+    os.close(writer)
+    with daemon.client(timeout_s=20) as client:
+        wait_until(client.ready, 20)
+        os.close(reader)
+        registry.promote("alpha:1.1.0", reason="next")
+        wait_until(lambda: daemon.model()["version"] == "1.1.0")
+        assert client.predict(rows[0]).version == "1.1.0"

@@ -12,7 +12,7 @@ import zmq
 from tests.e2e.conftest import Daemon
 from tests.registry.conftest import FEATURES, Trained
 
-from modeld.client_errors import ServerError
+from modeld.client.errors import ServerError
 
 
 def test_each_row_is_bit_equal_to_the_offline_prediction(

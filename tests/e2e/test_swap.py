@@ -15,7 +15,7 @@ from tests.e2e.conftest import Daemon, register_killer, register_truncated
 from tests.registry.conftest import Trained
 from tests.support import wait_until
 
-from modeld.client_errors import Conflict, Rejected
+from modeld.client.errors import Conflict, Rejected
 from modelreg import Registry
 
 

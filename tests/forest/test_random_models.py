@@ -72,9 +72,9 @@ def check_equal(training: dict[str, Any]) -> None:
 def test_random_models(campaign: int) -> None:
     """Any objective, boosting, missing handling, categories, depth, classes and size."""
     run = settings(
-        max_examples=campaign or _SHORT,
+        max_examples=campaign * _SHORT,
         deadline=None,
-        derandomize=not campaign,
+        derandomize=campaign == 1,
         suppress_health_check=list(HealthCheck),
     )
     run(given(trainings())(check_equal))()

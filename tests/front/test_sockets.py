@@ -133,11 +133,15 @@ def test_an_address_that_is_none_is_refused(sock, endpoint):
 def test_the_files_are_removed_at_the_end(sock, tmp_path):
     """Nothing stale is left for the next start; a file that is gone already is fine."""
     path: Path = tmp_path / "predict.sock"
-    sockets.bind(sock, f"ipc://{path}")
+    made = sockets.bind(sock, f"ipc://{path}")
     sock.close()
     for _ in range(2):
-        sockets.remove_files([f"ipc://{path}", "tcp://127.0.0.1:5555"])
+        sockets.remove_files([made])
         assert not path.exists()
+    path.write_text("another daemon's")
+    inode = path.stat().st_ino
+    sockets.remove_files([(str(path), path.stat().st_dev, inode + 1)])
+    assert path.exists()
 
 
 def test_a_router_never_blocks_and_has_limits(context, sock):

@@ -14,11 +14,11 @@ from tests.support import wait_until
 
 from modeld.bench.errors import BenchError
 from modeld.bench.lines import Helper, pinned
-from modeld.bench.load import Job, write_frames
+from modeld.bench.load import Job, write_messages
 from modeld.bench.measure import Loader
 from modeld.demo.processes import runtime_directory
 
-REQUEST = [b"{header}", b"\x00" * 24]
+REQUESTS = [[b"{header}", b"\x00" * 24], [b"{header}", b"\x02" * 24]]
 ANSWER = [b'{"outputs": []}', b"\x01" * 8]
 
 
@@ -26,7 +26,7 @@ ANSWER = [b'{"outputs": []}', b"\x01" * 8]
 def directory() -> Iterator[Path]:
     """Short enough for a unix socket."""
     with runtime_directory(longest="standin.sock") as path:
-        write_frames(path / "request", REQUEST)
+        write_messages(path / "requests", REQUESTS)
         yield path
 
 
@@ -40,7 +40,7 @@ def loader(directory: Path) -> Iterator[Loader]:
 @contextmanager
 def echo(directory: Path, answer: list[bytes] = ANSWER, endpoint: str | None = None) -> Iterator[str]:
     """An echo that gives this answer; its endpoint."""
-    write_frames(directory / "reply", answer)
+    write_messages(directory / "reply", [answer])
     command = [sys.executable, "-m", "modeld.bench.echo", endpoint or f"ipc://{directory}/echo.sock"]
     with Helper("echo", [*command, str(directory / "reply")]) as helper:
         yield helper.hear()["endpoint"]
@@ -49,7 +49,7 @@ def echo(directory: Path, answer: list[bytes] = ANSWER, endpoint: str | None = N
 def job(directory: Path, endpoint: str, **more: Any) -> Job:
     """A short job."""
     fields = {"seconds": 0.05, "warmup_s": 0.01, "error_mark": '"code":'} | more
-    return Job(endpoint=endpoint, frames=str(directory / "request"), log="", **fields)
+    return Job(endpoint=endpoint, messages=str(directory / "requests"), log="", **fields)
 
 
 @pytest.mark.parametrize("transport", ["ipc", "tcp"])

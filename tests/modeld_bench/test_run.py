@@ -17,6 +17,7 @@ from modeld.bench.errors import BenchError
 from modeld.bench.measure import placement
 from modeld.bench.model import sizes, train
 from modeld.bench.options import BenchOptions
+from modeld.bench.rows import REQUESTS, starts
 from modeld.bench.run import run_bench
 from modeld.bench.target import ERROR_MARKS, Target, check_reply, probe, request_frames
 from modeld.demo.processes import runtime_directory
@@ -111,7 +112,7 @@ def test_error_replies_make_the_run_fail_and_are_shown(
     directory: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A figure with refusals in it is no figure: status 1."""
-    with serving(directory, StandIn(refuse=lambda number: number > 1)) as endpoint:
+    with serving(directory, StandIn(refuse=lambda number: number > REQUESTS)) as endpoint:
         assert run_bench(BenchOptions(endpoint=endpoint, clients=(1,), rounds=1, seconds=0.05)) == 1
     assert "ERROR REPLIES" in capsys.readouterr().out
 
@@ -123,6 +124,24 @@ def test_a_picture_without_matplotlib_is_refused_before_anything_is_measured(
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert run_bench(BenchOptions(picture=tmp_path / "p.png")) == 1
     assert picture.MISSING in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("available", "rows", "count"), [(4096, 1, REQUESTS), (4096, 1500, 2), (4096, 4096, 1), (3, 4, 0)]
+)
+def test_requests_differ_as_far_as_there_are_rows(available: int, rows: int, count: int) -> None:
+    """Blocks of rows don't overlap, don't end outside, and aren't more than REQUESTS."""
+    begins = list(starts(available, rows))
+    assert len(begins) == count
+    assert all(at % rows == 0 and at + rows <= available for at in begins)
+
+
+def test_every_request_is_checked_before_it_is_measured(directory: Path) -> None:
+    """A wrong prediction for any of the rows is found, not only for the first."""
+    wrong = predict(ROWS)
+    wrong[-1] += 1.0
+    with serving(directory, StandIn()) as endpoint, pytest.raises(BenchError, match="1 of 1 rows differ"):
+        probe(Target({"ipc": endpoint}, "alpha", ROWS, wrong, ""), Case(), directory)
 
 
 @pytest.mark.parametrize(("available", "shared"), [({3}, True), ({1, 0}, False), (set(), False)])

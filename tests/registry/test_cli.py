@@ -167,24 +167,34 @@ def test_a_dry_run_changes_nothing(run, root, models):
     assert [path.name for path in (root / "m/log").iterdir()] == ["00000000000000000001.json"]
 
 
-def test_every_verb_and_option_has_help(run):
-    """-h works on each verb, and no option is without a text."""
-    import click
+def test_every_verb_and_option_has_help_and_is_documented(request):
+    """No verb, option or argument is without a text, and docs/registry.md names each verb and option."""
     import typer
 
     from modelreg.cli import app
 
     group = typer.main.get_command(app)
+    documented = (request.config.rootpath / "docs/registry.md").read_text()
+    for parameter in group.params:
+        assert parameter.help or parameter.name == "help", parameter
     for verb, command in group.commands.items():
-        done = run(verb, "-h")
-        assert done.status == 0, verb
-        assert done.out
         assert command.help, verb
+        assert f"`{verb}" in documented, verb
+        row = next((line for line in documented.splitlines() if line.startswith(f"| `{verb}")), None)
+        assert row, f"{verb} has no row in the table of verbs"
         for parameter in command.params:
-            assert getattr(parameter, "help", None) or isinstance(parameter, click.Argument), (
-                verb,
-                parameter,
-            )
+            if parameter.name == "help":
+                continue
+            assert parameter.help, (verb, parameter)
+            if parameter.param_type_name == "option":
+                assert any(name in row for name in parameter.opts), (verb, parameter.opts)
+
+
+def test_help_works_after_a_verb(run):
+    """-h prints the verb's own help."""
+    done = run("promote", "-h")
+    assert done.status == 0
+    assert "--override-gates" in done.out
 
 
 def test_the_command_never_imports_heavy_libraries():

@@ -339,6 +339,7 @@ def test_errors_are_the_builtins_that_callers_expect():
     assert issubclass(modelreg.StoreUnavailableError, OSError)
     statuses = {c.code: c.exit_status for c in (RegistryError, *RegistryError.__subclasses__())}
     assert statuses == {
-        "error": 1, "usage": 2, "not_found": 3, "conflict": 4, "integrity": 6, "store_unavailable": 7
+        "error": 1, "usage": 2, "not_found": 3, "conflict": 4, "gate": 5, "integrity": 6,
+        "store_unavailable": 7,
     }  # fmt: skip
     assert str(modelreg.StoreUnavailableError("said")) == "said"

@@ -22,7 +22,7 @@ def test_what_is_read_is_what_was_sealed(directory, two, models):
     sealed = read_sealed(directory, expect_digest=two.state("momentum").versions["1.0.0"].digest)
     assert sealed.files["model.txt"] == models["a"].path.read_bytes()
     assert sealed.metadata.format == "lightgbm-text"
-    assert set(sealed.files) == {"model.txt", "metadata.json"}
+    assert set(sealed.files) == {"model.txt", "metadata.json", "MODEL_CARD.md"}
 
 
 def test_foreign_entries_are_refused(directory, tmp_path):

@@ -8,7 +8,7 @@ from itertools import product
 import pytest
 from tests.fakes import pointer
 
-from modeld.swap.policy import TRANSITIONS, Act, OnTrial, Pointer, Resident, State, View, next_action
+from modeld.swap.policy import TRANSITIONS, Act, OnTrial, Pointer, Resident, State, View, next_action, target
 
 ONE, TWO = pointer("1.0.0", 1), pointer("1.1.0", 2)
 
@@ -102,12 +102,19 @@ def everything():
             )
         ),
     )
-    trials = (None, *(trial(of, outcome) for of in (ONE, TWO) for outcome in (None, "ready", "rejected")))
+    trials = (
+        None,
+        *(trial(of, outcome) for of in (ONE, TWO) for outcome in (None, "ready", "rejected", "aborted")),
+    )
     refused = (frozenset(), frozenset({ONE.digest}), frozenset({TWO.digest}))
     flags = tuple(product((False, True), repeat=3))
     for desired, serving, warm, on, no in product(desires, residents, residents, trials, refused):
         for held, condemned, may_write in flags:
             yield View(desired, serving, warm, on, no, held, condemned, may_write)
+    for desired, on, no, (aborted, may_try) in product(
+        desires, trials, refused, product((False, True), repeat=2)
+    ):
+        yield View(desired, trial=on, rejected=no, kept=ONE, aborted=aborted, may_try=may_try)
 
 
 def test_no_view_takes_service_away_and_every_action_is_reachable():
@@ -118,13 +125,14 @@ def test_no_view_takes_service_away_and_every_action_is_reachable():
         seen.add(act)
         if act is Act.SWAP:
             assert view.trial is not None
-            assert (view.trial.outcome, view.trial.digest) == ("ready", view.desired.digest)
+            assert (view.trial.outcome, view.trial.digest) == ("ready", target(view).digest)
         elif act in (Act.SWAP_TO_WARM, Act.FALL_BACK):
             assert view.warm is not None
             assert view.warm.alive
+            assert view.warm.fit or act is Act.SWAP_TO_WARM
         elif act is Act.START_TRIAL:
             assert view.trial is None
-            assert view.desired.digest not in view.rejected
+            assert target(view).digest not in view.rejected
         elif act is Act.WRITE_ROLLBACK:
             assert view.serving.digest != view.desired.digest
         if view.held and view.serving is not None:

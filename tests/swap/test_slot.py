@@ -12,7 +12,7 @@ from tests.fakes import FakePorts, FakeRegistry, FakeServed, contract, pointer
 
 from modeld.swap import slot as slot_module
 from modeld.swap.policy import Act, State, View, next_action
-from modeld.swap.slot import Slot, WriteOutcome
+from modeld.swap.slot import Rejection, Slot, WriteOutcome
 
 ONE, TWO, THREE = pointer("1.0.0", 1), pointer("1.1.0", 2), pointer("1.2.0", 3)
 
@@ -145,14 +145,15 @@ def test_with_hold_on_reject_nothing_is_written():
     assert (ports.writes, versions(slot)) == ([], ("1.0.0", None))
 
 
-def test_a_conflict_on_the_way_back_is_no_trouble(slot, ports):
+def test_a_conflict_on_the_way_back_ends_with_the_next_pointer(slot, ports):
     """The pointer has moved on meanwhile: what it names now is tried, the failed version isn't written again."""
     serve(slot, ports, ONE)
     slot.observe(TWO)
     ports.trials[-1].reject()
     ports.writes[0].done(WriteOutcome("conflict", "production is 1.2.0"))
-    assert not slot.degraded
+    assert "isn't written" in slot.degraded["source"]
     slot.observe(THREE)
+    assert "source" not in slot.degraded
     ports.advance(5)
     ports.trials[-1].ready()
     assert (versions(slot), len(ports.writes)) == (("1.2.0", "1.0.0"), 1)
@@ -216,13 +217,14 @@ def test_the_newest_pointer_wins(slot, ports):
 
 
 def test_going_back_to_the_warm_version_is_one_step(slot, ports):
-    """A rollback needs no trial, gets a higher generation, and rolls forward as quickly."""
+    """It needs no trial and gets a higher generation; it is a rollback if an operator asked for one, else a swap."""
     serve(slot, ports, ONE, TWO)
+    slot.rolling_back(True)
     slot.observe(pointer("1.0.0", 3))
     assert (versions(slot), slot.generation, len(ports.trials)) == (("1.0.0", "1.1.0"), 3, 2)
     slot.observe(pointer("1.1.0", 4))
     assert (versions(slot), slot.generation, len(ports.trials)) == (("1.1.0", "1.0.0"), 4, 2)
-    assert kinds(ports)[-2:] == ["rollback", "rollback"]
+    assert kinds(ports)[-2:] == ["rollback", "swap"]
 
 
 def test_other_features_are_a_rejection(slot, ports):
@@ -232,7 +234,7 @@ def test_other_features_are_a_rejection(slot, ports):
     ports.trials[-1].ready(contract("1.1.0", ("sma_5", "rsi")))
     assert versions(slot) == ("1.0.0", None)
     assert ports.trials[-1].dropped
-    assert "1 new ['rsi'], 1 gone ['sma_20']" in slot.last_rejection.reason
+    assert "1 new (rsi), 1 gone (sma_20)" in slot.last_rejection.reason
     slot.observe(THREE)
     ports.trials[-1].ready(contract("1.2.0", ("sma_20", "sma_5")))
     assert "another order" in slot.last_rejection.reason
@@ -356,14 +358,60 @@ def test_a_worker_that_can_not_be_replaced_is_tried_with_patience(slot, ports):
 
 
 def test_a_lost_version_falls_back_to_the_warm_one(slot, ports):
-    """A version that can't be proved again counts as failed, after probation as well."""
+    """Without a worker the warm version answers; the other one is tried again, and only then judged."""
     serve(slot, ports, ONE, TWO)
     kill(slot, slot.serving.served)
     ports.trials[-1].reject()
     ports.advance(0.2)
     ports.trials[-1].reject()
-    assert (versions(slot), slot.last_rejection.reason) == (("1.0.0", None), "its workers keep dying")
-    assert ports.writes[0].expect == "1.1.0"
+    assert (versions(slot), slot.last_rejection, ports.writes) == (("1.0.0", None), None, [])
+    ports.trials[-1].reject()
+    assert (versions(slot), ports.writes[0].expect) == (("1.0.0", None), "1.1.0")
+
+
+def test_a_failed_version_is_nothing_to_fall_back_to(slot, ports):
+    """What an operator marked failed doesn't come back because its successor lost its worker."""
+    serve(slot, ports, ONE, TWO)
+    slot.observe(pointer("1.0.0", 3), frozenset({TWO.digest}))
+    kill(slot, slot.serving.served)
+    for _ in range(3):
+        ports.trials[-1].abort()
+        ports.advance(2)
+    assert versions(slot)[0] == "1.0.0"
+
+
+def test_a_trial_that_could_not_be_held_is_held_again(slot, ports):
+    """No worker, no disk: the version is tried later and not judged."""
+    serve(slot, ports, ONE)
+    slot.observe(TWO)
+    for _ in range(4):
+        ports.trials[-1].abort()
+        assert "can't be tried" in slot.degraded["trial"]
+        ports.advance(5)
+    assert (slot.last_rejection, ports.writes) == (None, [])
+    ports.trials[-1].ready()
+    assert (versions(slot), slot.degraded) == (("1.1.0", "1.0.0"), {})
+
+
+def test_a_start_without_the_source_serves_what_is_kept(slot, ports):
+    """With the generation that it had, and without trying again what was rejected."""
+    slot.resume(ONE, 7, [Rejection("1.1.0", TWO.digest, "loading", "truncated", "2026-01-01T00:00:00Z")])
+    slot.observe(None)
+    ports.trials[-1].ready()
+    assert (versions(slot), slot.generation) == (("1.0.0", None), 7)
+    slot.observe(TWO)
+    assert (len(ports.trials), ports.writes[0].expect) == (1, "1.1.0")
+
+
+def test_what_passed_its_probation_is_kept(slot, ports):
+    """The copy is of the version before while the new one is on probation."""
+    serve(slot, ports, ONE)
+    slot.observe(TWO)
+    ports.trials[-1].ready()
+    assert {digest for digest, _, _ in ports.kept} == {ONE.digest}
+    ports.advance(3600)
+    slot.tick()
+    assert ports.kept[-1][:2] == (TWO.digest, slot.generation)
 
 
 def test_a_revival_with_another_contract_is_none(slot, ports):

@@ -50,14 +50,15 @@ def write(expect: str = "1.1.0", to: str | None = None, *, mark_failed: bool = T
 
 def test_a_look_tells_version_digest_revision_and_who_moved_it(root, source):
     """One pointer for each model that has a version in the channel."""
-    ((pointer,), broken) = source.look()
+    seen = source.look()
+    (pointer,) = seen.pointers
     record = Registry(root).state("alpha").versions["1.1.0"]
     assert (pointer.model, pointer.version, pointer.digest) == ("alpha", "1.1.0", record.digest)
-    assert (pointer.actor, pointer.reason, broken) == ("alice", "better", {})
+    assert (pointer.actor, pointer.reason, seen.broken) == ("alice", "better", {})
     assert Path(pointer.directory, "checksum.sha256").is_file()
     before = pointer.revision
     Registry(root).promote("alpha:1.0.0", reason="again")
-    ((pointer,), _) = source.look()
+    (pointer,) = source.look().pointers
     assert pointer.version == "1.0.0"
     assert pointer.revision > before
 
@@ -66,10 +67,11 @@ def test_only_the_models_and_the_channel_that_were_asked_for(root):
     """`source.models` and `source.channel` choose."""
     Registry(root).promote("beta:1.0.0", reason="first")
     names = [
-        [p.model for p in RegistrySource(Source(root=str(root), models=m)).look()[0]] for m in ([], ["beta"])
+        [p.model for p in RegistrySource(Source(root=str(root), models=m)).look().pointers]
+        for m in ([], ["beta"])
     ]
     assert names == [["alpha", "beta"], ["beta"]]
-    assert RegistrySource(Source(root=str(root), channel="staging")).look() == ([], {})
+    assert RegistrySource(Source(root=str(root), channel="staging")).look().pointers == []
 
 
 def test_a_write_points_back_and_marks_failed(root, source):
@@ -81,7 +83,7 @@ def test_a_write_points_back_and_marks_failed(root, source):
         "1.1.0",
         "1.0.0",
     )
-    ((pointer,), _) = source.look()
+    (pointer,) = source.look().pointers
     assert (pointer.version, pointer.actor, pointer.reason) == ("1.0.0", "modeld:uid:0", "probation: it died")
     with pytest.raises(RegistryError, match="failed"):
         Registry(root).promote("alpha:1.1.0", reason="try again")
@@ -95,20 +97,20 @@ def test_a_write_without_a_target_goes_to_the_version_before(source):
 def test_a_write_that_came_too_late_changes_nothing(root, source):
     """Compare-and-set: once the channel names another version, the write is a conflict."""
     Registry(root).promote("alpha:1.0.0", reason="somebody was quicker")
-    (before, _) = source.look()
+    before = source.look().pointers
     with pytest.raises(ConflictError):
         source.write(write(to="1.0.0"))
-    assert source.look()[0] == before
+    assert source.look().pointers == before
 
 
 def test_a_vanished_root_is_an_error_and_not_an_empty_registry(root, source):
     """Nothing is un-served because a disk went away; the one that comes back is opened anew."""
-    (before, _) = source.look()
+    before = source.look().pointers
     away = root.rename(root.with_name("away"))
     with pytest.raises((RegistryError, OSError)):
         source.look()
     shutil.copytree(away, root, symlinks=True)
-    assert source.look()[0] == before
+    assert source.look().pointers == before
 
 
 def test_the_directories_are_those_where_a_commit_shows(root, source):

@@ -5,7 +5,6 @@ Adding a format is one module with ``load(sealed) -> LoadedModel`` and one line 
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 
 from modelreg.errors import LoadError
@@ -13,20 +12,26 @@ from modelreg.loaders.base import LoadedModel, estimators
 from modelreg.sealed import Sealed
 
 #: Format → module. The modules import their libraries, so they are imported when they are needed.
-LOADERS = {"lightgbm-text": "modelreg.loaders.lightgbm_text"}
+LOADERS = {
+    "lightgbm-text": "modelreg.loaders.lightgbm_text",
+    "joblib": "modelreg.loaders.joblib_file",
+    "onnx": "modelreg.loaders.onnx_file",
+}
 
 __all__ = ["LOADERS", "LoadedModel", "estimators", "load", "preload"]
 
 
 def preload() -> None:
-    """Import every loader whose library is installed, so that processes forked from this one needn't."""
-    for module in LOADERS.values():
-        with contextlib.suppress(ImportError):
-            importlib.import_module(module)
+    """Import what is worth importing once, for processes that are forked from this one.
+
+    ONNX isn't: its runtime starts a thread, and a process with threads mustn't fork.
+    """
+    for module in ("modelreg.loaders.lightgbm_text", "modelreg.loaders.joblib_file"):
+        importlib.import_module(module)
 
 
 def load(sealed: Sealed) -> LoadedModel:
-    """Build the model of a verified version. May kill the process: native parsers do.
+    """Build the model of a verified version, its scaler in front. May kill the process: native parsers do.
 
     Raises:
         LoadError: an unknown format, or files that aren't a model.
@@ -38,4 +43,7 @@ def load(sealed: Sealed) -> LoadedModel:
             f"known: {', '.join(LOADERS)}"
         )
     loaded: LoadedModel = importlib.import_module(module).load(sealed)
+    if any(info.role == "scaler" for info in sealed.metadata.files.values()):
+        scaled: LoadedModel = importlib.import_module("modelreg.loaders.scaled").load(sealed, loaded)
+        return scaled
     return loaded

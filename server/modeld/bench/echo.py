@@ -1,6 +1,6 @@
 """The yardstick: `python -m modeld.bench.echo ENDPOINT REPLY`, a bare ROUTER with one fixed reply.
 
-REPLY is a file with a daemon's reply (`load.write_frames`): so the echo moves the same bytes both ways, and
+REPLY is a file with a daemon's reply (`load.write_messages`): so the echo moves the same bytes both ways, and
 what it takes is what ZeroMQ, Python and the machine take. Its first line on stdout is the endpoint.
 """
 
@@ -14,7 +14,7 @@ from pathlib import Path
 import zmq
 
 from modeld.bench.lines import say
-from modeld.bench.load import read_frames
+from modeld.bench.load import read_messages
 
 #: How often it looks whether its parent is still there. Milliseconds.
 LOOK_MS = 1000
@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("endpoint", help="where to listen; tcp://127.0.0.1:* takes a free port")
     parser.add_argument("reply", type=Path, help="file with the reply's frames")
     arguments = parser.parse_args(argv)
-    body = read_frames(arguments.reply)
+    body = read_messages(arguments.reply)[0]
     gc.freeze()
     gc.disable()
     serve(arguments.endpoint, body)

@@ -6,7 +6,7 @@ made after the affinity is set, so that ZeroMQ's own thread is on the same cores
 
 One client is a REQ socket. Several are one ROUTER socket with as many connections: for the server they are as
 many clients, and this process need not poll as many sockets. In an open loop each request's number travels in
-the envelope, which every server echoes; so the body's bytes never change.
+the envelope, which every server echoes; so nothing is encoded between two requests.
 """
 
 from __future__ import annotations
@@ -14,10 +14,8 @@ from __future__ import annotations
 import ctypes
 import gc
 import os
-import select
 import sys
 import time
-from array import array
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,39 +23,42 @@ from typing import Any
 import msgspec
 import numpy as np
 import zmq
-from numpy.typing import NDArray
 
 from modeld.bench.errors import BenchError
 from modeld.bench.lines import answer, say
+from modeld.bench.loops import (
+    SILENCE_S,
+    Socket,
+    Times,
+    connection_names,
+    fixed_rate,
+    many_clients,
+    one_client,
+    several_sockets,
+)
 from modeld.bench.schedule import due_times_ns, open_loop_latencies_ns
 
-#: A client without a reply for so long ends the job. Seconds.
-SILENCE_S = 20.0
-#: An open loop waits so long for the last replies. Seconds.
-LAST_REPLIES_S = 3.0
 #: `prctl` option that sets how late a sleep may end; 50 µs unless told otherwise. From <linux/prctl.h>.
 PR_SET_TIMERSLACK = 29
 #: Frames at least as large aren't copied when sent. Bytes.
 COPY_BYTES = 65536
-
-Socket = zmq.Socket[bytes]
-Frames = Sequence[bytes | zmq.Frame]
 
 
 class Job(msgspec.Struct, kw_only=True):
     """What to send where, and how long.
 
     Attributes:
-        frames: a file with the request's frames (see `write_frames`).
+        messages: a file with requests, sent in turn, round and round (see `write_messages`).
         log: where to write the arrays, `.npz`.
         error_mark: bytes (as latin-1) that a reply's header has if and only if it is an error.
         rate: requests per second of an open loop; None: a closed loop.
         until: end at the first reply whose header has these bytes (as latin-1), or after `seconds`.
         cpus: the cores to run on; None: those the process was started with.
+        for_rep: the server is a REP socket, which accepts no ROUTER: several clients are as many REQ sockets.
     """
 
     endpoint: str
-    frames: str
+    messages: str
     log: str
     error_mark: str
     clients: int = 1
@@ -66,6 +67,7 @@ class Job(msgspec.Struct, kw_only=True):
     rate: float | None = None
     until: str | None = None
     cpus: list[int] | None = None
+    for_rep: bool = False
 
 
 class Done(msgspec.Struct, kw_only=True):
@@ -81,26 +83,14 @@ class Done(msgspec.Struct, kw_only=True):
     seen_ns: int = 0
 
 
-class Times:
-    """What one loop saw, ns."""
-
-    def __init__(self) -> None:
-        self.started = array("q")
-        self.replied = array("q")
-        self.late = array("q")
-        self.errors = 0
-        self.lost = 0
-        self.seen_ns = 0
+def write_messages(path: Path, messages: Sequence[Sequence[bytes]]) -> None:
+    """Keep the frames of messages in a file."""
+    path.write_bytes(msgspec.msgpack.encode([[bytes(frame) for frame in frames] for frames in messages]))
 
 
-def write_frames(path: Path, frames: Sequence[bytes]) -> None:
-    """Keep a message's frames in a file."""
-    path.write_bytes(msgspec.msgpack.encode([bytes(frame) for frame in frames]))
-
-
-def read_frames(path: Path) -> list[bytes]:
-    """The frames that `write_frames` kept."""
-    return msgspec.msgpack.decode(path.read_bytes(), type=list[bytes])
+def read_messages(path: Path) -> list[list[bytes]]:
+    """The messages that `write_messages` kept."""
+    return msgspec.msgpack.decode(path.read_bytes(), type=list[list[bytes]])
 
 
 def run(job: Job, started: Callable[[], None]) -> Done:
@@ -122,16 +112,24 @@ def run(job: Job, started: Callable[[], None]) -> Done:
 
 
 def _run(job: Job, context: zmq.Context[Socket], started: Callable[[], None]) -> Done:
-    frames = [zmq.Frame(part) if len(part) >= COPY_BYTES else part for part in read_frames(Path(job.frames))]
+    messages = [
+        [zmq.Frame(part) if len(part) >= COPY_BYTES else part for part in frames]
+        for frames in read_messages(Path(job.messages))
+    ]
     error_mark = job.error_mark.encode("latin-1")
     until_mark = None if job.until is None else job.until.encode("latin-1")
-    socket = _connect(context, job, one=job.clients == 1 and job.rate is None)
+    socket, *others = [
+        _connect(context, job, one=job.for_rep or (job.clients == 1 and job.rate is None))
+        for _ in range(job.clients if job.for_rep else 1)
+    ]
 
     def closed(seconds: float, until: bytes | None, times: Times) -> None:
-        if socket.type == zmq.REQ:
-            one_client(socket, frames, seconds, error_mark, until, times)
+        if others:
+            several_sockets([socket, *others], messages, seconds, error_mark, times)
+        elif socket.type == zmq.REQ:
+            one_client(socket, messages, seconds, error_mark, until, times)
         else:
-            many_clients(socket, frames, job.clients, seconds, error_mark, until, times)
+            many_clients(socket, messages, job.clients, seconds, error_mark, until, times)
 
     closed(job.warmup_s, None, Times())
     times = Times()
@@ -142,116 +140,12 @@ def _run(job: Job, context: zmq.Context[Socket], started: Callable[[], None]) ->
         latency = ends - begun
     else:
         due = time.monotonic_ns() + due_times_ns(job.rate, job.seconds)
-        fixed_rate(socket, frames, job.clients, due, error_mark, times)
+        fixed_rate(socket, messages, job.clients, due, error_mark, times)
         ends = np.frombuffer(times.replied, np.int64)
         begun, latency = open_loop_latencies_ns(due, ends)
     np.savez(job.log, started_ns=begun, latency_ns=latency, late_ns=np.frombuffer(times.late, np.int64))
     seconds = float(ends.max() - begun.min()) / 1e9 if len(latency) else 0.0
     return Done(seconds=max(seconds, 1e-9), errors=times.errors, lost=times.lost, seen_ns=times.seen_ns)
-
-
-def one_client(
-    socket: Socket, frames: Frames, seconds: float, error_mark: bytes, until: bytes | None, times: Times
-) -> None:
-    """A closed loop of one REQ client."""
-    send, receive, now = socket.send_multipart, socket.recv_multipart, time.monotonic_ns
-    started, replied = times.started.append, times.replied.append
-    copy = type(frames[-1]) is not zmq.Frame
-    end = now() + int(seconds * 1e9)
-    while True:
-        begun = now()
-        send(frames, copy=copy)
-        reply = receive()
-        got = now()
-        started(begun)
-        replied(got)
-        if error_mark in reply[0]:
-            times.errors += 1
-        if until is not None and until in reply[0]:
-            times.seen_ns = got
-            return
-        if got >= end:
-            return
-
-
-def many_clients(
-    socket: Socket,
-    frames: Frames,
-    clients: int,
-    seconds: float,
-    error_mark: bytes,
-    until: bytes | None,
-    times: Times,
-) -> None:
-    """A closed loop of several clients: one request under way on each connection."""
-    send, receive, now = socket.send_multipart, socket.recv_multipart, time.monotonic_ns
-    copy = type(frames[-1]) is not zmq.Frame
-    messages = {name: [name, b"", *frames] for name in _names(clients)}
-    sent = dict.fromkeys(messages, 0)
-    end = now() + int(seconds * 1e9)
-    for name, message in messages.items():
-        sent[name] = now()
-        send(message, copy=copy)
-    while True:
-        reply = receive()
-        got = now()
-        name = reply[0]
-        times.started.append(sent[name])
-        times.replied.append(got)
-        if error_mark in reply[2]:
-            times.errors += 1
-        if until is not None and until in reply[2]:
-            times.seen_ns = got
-            break
-        if got >= end:
-            break
-        sent[name] = now()
-        send(messages[name], copy=copy)
-    # What is still under way must not burden whoever is measured next.
-    for _ in range(clients - 1):
-        receive()
-
-
-def fixed_rate(
-    socket: Socket, frames: Frames, clients: int, due: NDArray[np.int64], error_mark: bytes, times: Times
-) -> None:
-    """An open loop: each request goes out when it is due, however many are unanswered.
-
-    `times.replied` has one entry for each request afterwards, 0 where no reply came.
-    """
-    now = time.monotonic_ns
-    receive: Callable[[int], list[bytes]] = socket.recv_multipart
-    copy = type(frames[-1]) is not zmq.Frame
-    names = _names(clients)
-    count = len(due)
-    due_ns: list[int] = due.tolist()
-    replied = times.replied = array("q", bytes(8 * count))
-    times.late = array("q", bytes(8 * count))
-    descriptor = int(socket.getsockopt(zmq.FD))
-    sent = answered = 0
-    end = due_ns[-1] + int(LAST_REPLIES_S * 1e9)
-    while True:
-        while int(socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
-            reply = receive(zmq.NOBLOCK)
-            replied[int(reply[1])] = now()
-            answered += 1
-            if error_mark in reply[3]:
-                times.errors += 1
-        if answered == count:
-            break
-        moment = now()
-        next_ns = due_ns[sent] if sent < count else end
-        if moment < next_ns:
-            # ZeroMQ's descriptor tells of a change once; events were asked for since, after every send too.
-            # No spinning: ZeroMQ's own thread may be on the same core, and would wait for the end of a time slice.
-            select.select([descriptor], [], [], (next_ns - moment) / 1e9)
-        elif sent < count:
-            socket.send_multipart([names[sent % clients], b"%d" % sent, b"", *frames], zmq.NOBLOCK, copy=copy)
-            times.late[sent] = moment - next_ns
-            sent += 1
-        else:
-            break
-    times.lost = count - answered
 
 
 def _connect(context: zmq.Context[Socket], job: Job, *, one: bool) -> Socket:
@@ -266,14 +160,10 @@ def _connect(context: zmq.Context[Socket], job: Job, *, one: bool) -> Socket:
         socket.connect(job.endpoint)
         return socket
     socket.set(zmq.ROUTER_MANDATORY, 1)
-    for name in _names(job.clients):
+    for name in connection_names(job.clients):
         socket.set(zmq.CONNECT_ROUTING_ID, name)
         socket.connect(job.endpoint)
     return socket
-
-
-def _names(clients: int) -> list[bytes]:
-    return [b"client-%d" % number for number in range(clients)]
 
 
 def _run_on(cpus: list[int] | None) -> None:

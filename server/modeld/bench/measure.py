@@ -159,7 +159,7 @@ class Measurer:
         return CaseResult(case, samples, probed.request_bytes, probed.reply_bytes, rate)
 
     def probe(self, case: Case) -> Probed:
-        """Ask the target once for this case, and keep the frames."""
+        """Ask the target for this case's rows, and keep the frames."""
         return probe(self.target, case, self._directory)
 
     def job(
@@ -175,7 +175,7 @@ class Measurer:
         """The load generator's part of a case; at the target unless another endpoint is given."""
         return Job(
             endpoint=endpoint or self.target.endpoints[case.transport],
-            frames=str(probed.request),
+            messages=str(probed.requests),
             log="",
             error_mark=ERROR_MARKS[case.encoding],
             clients=case.clients,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import itertools
 import time
 from pathlib import Path
 
@@ -15,10 +16,11 @@ import msgspec
 import numpy as np
 
 from modeld.bench.lines import answer
+from modeld.bench.rows import starts
 
 
 class Turn(msgspec.Struct):
-    """Predict the first `rows` rows for `seconds`."""
+    """Predict `rows` rows at a time for `seconds`: the same blocks as the daemon is asked for."""
 
     rows: int
     seconds: float
@@ -39,12 +41,14 @@ def main(argv: list[str] | None = None) -> int:
 
     def handle(line: bytes) -> object:
         turn = msgspec.json.decode(line, type=Turn)
-        matrix = rows[: turn.rows]
-        booster.predict(matrix, num_threads=1)
+        parts = [rows[at : at + turn.rows] for at in starts(len(rows), turn.rows)]
+        take = itertools.cycle(parts).__next__
+        booster.predict(take(), num_threads=1)
         started: list[int] = []
         replied: list[int] = []
         end = time.monotonic_ns() + int(turn.seconds * 1e9)
         while not replied or replied[-1] < end:
+            matrix = take()
             started.append(time.monotonic_ns())
             booster.predict(matrix, num_threads=1)
             replied.append(time.monotonic_ns())

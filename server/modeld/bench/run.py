@@ -21,11 +21,13 @@ from modeld.bench.options import BenchOptions, parse
 from modeld.bench.rows import ROWS
 from modeld.bench.stack import ADMIN_SOCKET, Stack
 from modeld.bench.target import Target, running
-from modeld.client_errors import ModeldError
+from modeld.client.errors import ModeldError
 from modeld.demo.processes import DemoError, runtime_directory, sigterm_as_interrupt
 
 #: Promotions in a default run.
 PROMOTIONS = 2
+#: Load average from which on the machine wasn't ours.
+BUSY_LOAD = 0.5
 #: Rounds of the measurement beside matrices: each has two turns and a margin.
 NEIGHBOUR_ROUNDS = 3
 
@@ -82,6 +84,10 @@ class _Run:
             if self._placement.shared:
                 results.notes.append(
                     "there is one core only: client and server share it, the echo isn't split"
+                )
+            if (load := _load()) is not None and load > BUSY_LOAD:
+                results.notes.append(
+                    f"other processes were busy (load average {load:.1f} before): figures are disturbed"
                 )
             if self._placement.client is None:
                 results.notes.append(
@@ -177,12 +183,12 @@ def machine() -> str:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return (
         f"{platform.system()} {platform.release()}, {cores} cores, Python {platform.python_version()}, "
-        f"pyzmq {zmq.pyzmq_version()}, libzmq {zmq.zmq_version()}, load average {_load()}"
+        f"pyzmq {zmq.pyzmq_version()}, libzmq {zmq.zmq_version()}"
     )
 
 
-def _load() -> str:
-    return f"{os.getloadavg()[0]:.1f} before" if hasattr(os, "getloadavg") else "unknown"
+def _load() -> float | None:
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
 
 
 def _say(text: str) -> None:

@@ -20,7 +20,7 @@ from modeld.bench.errors import BenchError
 from modeld.bench.lines import pinned
 from modeld.bench.target import Target
 from modeld.client import Client
-from modeld.client_errors import ModeldError
+from modeld.client.errors import ModeldError
 from modeld.demo.processes import await_that, child, run, script
 
 #: The one model's name.

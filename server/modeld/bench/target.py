@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 
 from modeld.bench.cases import Case, Wire
 from modeld.bench.errors import BenchError
-from modeld.bench.load import write_frames
-from modeld.bench.rows import normal_rows
+from modeld.bench.load import write_messages
+from modeld.bench.rows import normal_rows, starts
 from modeld.client import Client
-from modeld.client_codec import decode_header, decode_prediction, encode_predict, error_of
+from modeld.client.codec import decode_header, decode_prediction, encode_predict, error_of
 
-#: Every request has this id: with a constant id, its frames and its reply's never change.
+#: Every request has this id: replies are told apart by their order or their envelope.
 REQUEST_ID = 1
 #: Seconds that the first reply may take.
 PROBE_TIMEOUT_S = 30.0
@@ -52,7 +52,7 @@ class Target:
 class Probed:
     """One case's frames, in files for the load generator and the echo."""
 
-    request: Path
+    requests: Path
     reply: Path
     request_bytes: int
     reply_bytes: int
@@ -68,38 +68,45 @@ def request_frames(rows: NDArray[np.float64], model_name: str, encoding: Wire) -
 
 
 def probe(target: Target, case: Case, directory: Path) -> Probed:
-    """Ask once, check the answer, and keep the request's and the reply's frames.
+    """Ask every request of a case once, check the answers, and keep the requests and one reply.
 
     Raises:
         BenchError: no answer, an error, or an answer that isn't what the model predicts offline.
     """
-    rows = target.rows[: case.rows]
-    if len(rows) < case.rows:
-        raise BenchError(f"{case.rows} rows are asked for; there are {len(rows)}")
-    request = request_frames(rows, target.model_name, case.encoding)
-    reply = exchange(target.endpoints[case.transport], request)
-    check_reply(reply, rows=case.rows, expected=target.expected)
+    if len(target.rows) < case.rows:
+        raise BenchError(f"{case.rows} rows are asked for; there are {len(target.rows)}")
+    parts = [slice(at, at + case.rows) for at in starts(len(target.rows), case.rows)]
+    requests = [request_frames(target.rows[part], target.model_name, case.encoding) for part in parts]
+    replies = exchange(target.endpoints[case.transport], requests)
+    for part, reply in zip(parts, replies, strict=True):
+        expected = None if target.expected is None else target.expected[part]
+        check_reply(reply, rows=case.rows, expected=expected)
     name = f"{case.encoding}-{case.rows}"
     probed = Probed(
-        directory / f"{name}.request",
+        directory / f"{name}.requests",
         directory / f"{name}.reply",
-        sum(map(len, request)),
-        sum(map(len, reply)),
+        sum(map(len, requests[0])),
+        sum(map(len, replies[0])),
     )
-    write_frames(probed.request, request)
-    write_frames(probed.reply, reply)
+    write_messages(probed.requests, requests)
+    write_messages(probed.reply, replies[:1])
     return probed
 
 
-def exchange(endpoint: str, frames: Sequence[bytes], timeout_s: float = PROBE_TIMEOUT_S) -> list[bytes]:
-    """One request, one reply. BenchError where none comes."""
+def exchange(
+    endpoint: str, requests: Sequence[Sequence[bytes]], timeout_s: float = PROBE_TIMEOUT_S
+) -> list[list[bytes]]:
+    """Each request's reply, one after another. BenchError where none comes."""
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     try:
         socket = context.socket(zmq.REQ)
         socket.set(zmq.RCVTIMEO, int(timeout_s * 1000))
         socket.connect(endpoint)
-        socket.send_multipart(frames)
-        return socket.recv_multipart()
+        replies = []
+        for frames in requests:
+            socket.send_multipart(frames)
+            replies.append(socket.recv_multipart())
+        return replies
     except zmq.Again:
         raise BenchError(f"{endpoint} gave no reply within {timeout_s:g} s: is a daemon there?") from None
     finally:
@@ -132,7 +139,7 @@ def running(endpoint: str, model_name: str | None, rows: int) -> Target:
 
     Raises:
         BenchError: several models are served and none is named, or its metadata has no feature count.
-        modeld.client_errors.ModeldError: it doesn't answer, or with an error.
+        modeld.client.errors.ModeldError: it doesn't answer, or with an error.
     """
     with Client(endpoint, timeout_s=PROBE_TIMEOUT_S) as client:
         if model_name is None:

@@ -16,8 +16,8 @@ import typer
 
 from modeld import __version__
 from modeld.cli import operate
-from modeld.client_errors import ModeldError as ClientError
-from modeld.client_errors import RequestTimeout, ServerError
+from modeld.client.errors import ModeldError as ClientError
+from modeld.client.errors import RequestTimeout, ServerError
 from modeld.errors import ModeldError
 from modelreg.errors import RegistryError
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import csv
 import json
+import math
+import time
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from modeld.client import AdminClient, Client
+from modeld.client.errors import NotReady, RequestTimeout
 from modelreg.render import print_table
 
 _Json = Annotated[bool, typer.Option("--json", help="Print the daemon's reply as JSON.")]
@@ -20,7 +23,11 @@ _NamedModel = Annotated[
 ]
 
 #: Seconds that an operation which waits for nothing may take.
-_TIMEOUT_S = 5.0
+_TIMEOUT_S = 3.0
+#: Seconds that a prediction may take.
+_PREDICT_TIMEOUT_S = 60.0
+#: Seconds between two looks while waiting.
+_POLL_S = 0.05
 
 
 def register(app: typer.Typer) -> None:
@@ -29,10 +36,24 @@ def register(app: typer.Typer) -> None:
         app.command(verb.__name__)(verb)
 
 
-def status(context: typer.Context, as_json: _Json = False) -> None:
+def status(
+    context: typer.Context,
+    as_json: _Json = False,
+    wait: Annotated[float, typer.Option(help="Wait for a ready daemon at most so long, seconds.")] = 0.0,
+) -> None:
     """What is served, since when, how fast; exit status 1 if the daemon isn't healthy."""
+    deadline = time.monotonic() + wait
     with _admin(context) as admin:
-        reply = admin.status()
+        while True:
+            try:
+                reply = admin.status()
+            except (RequestTimeout, NotReady):
+                if time.monotonic() > deadline:
+                    raise
+                continue
+            if reply["ready"] or time.monotonic() > deadline:
+                break
+            time.sleep(_POLL_S)
     if as_json:
         _print_json(reply)
     else:
@@ -50,6 +71,7 @@ def reload(
     """Look at the source now; exit status 9 if what is there was rejected."""
     timeout_s = context.obj.config().trial.timeout_s + 10
     with _admin(context) as admin:
+        admin.status()  # nobody there: say so soon, whatever the trial may take
         reply = admin.call("reload", model_name=model, wait=wait, force=force, timeout_s=timeout_s)
     _print_outcome(reply, as_json, lambda: _describe_reload(reply))
 
@@ -70,6 +92,7 @@ def rollback(
     """Point production back and serve that version at once."""
     timeout_s = context.obj.config().trial.timeout_s + 10
     with _admin(context) as admin:
+        admin.status()
         reply = admin.call(
             "rollback", model_name=model, to=to, reason=reason, expect_generation=expect_generation,
             mark_failed=mark_failed, timeout_s=timeout_s,
@@ -113,16 +136,19 @@ def history(
     limit: Annotated[int, typer.Option(help="How many at most.")] = 20,
     as_json: _Json = False,
 ) -> None:
-    """The daemon's last decisions, newest first (modelreg history has the registry's)."""
+    """This daemon's decisions since its start, newest first (modelreg history has the registry's whole story)."""
     with _admin(context) as admin:
         reply = admin.call("history", model_name=model, limit=limit)
     if as_json:
         _print_json(reply)
         return
-    keys = ("kind", "model_name", "from", "to", "generation", "actor", "reason")
+    keys = ("model_name", "from", "to", "generation", "actor", "reason")
     print_table(
         ("AT (UTC)", "WHAT", "MODEL", "FROM", "TO", "GEN", "ACTOR", "REASON"),
-        [(_time(entry["at"]), *(_cell(entry.get(key)) for key in keys)) for entry in reply["history"]],
+        [
+            (_time(entry["at"]), _what(entry), *(_cell(entry.get(key)) for key in keys))
+            for entry in reply["history"]
+        ],
     )
 
 
@@ -146,12 +172,17 @@ def predict(
     """Ask for predictions; prints one line a row."""
     if (features is None) == (csv_file is None):
         raise ValueError("predict takes either --features or --csv")
-    try:
-        rows = json.loads(features) if features is not None else _read_csv(csv_file or Path())
-    except json.JSONDecodeError as e:
-        raise ValueError(f"--features isn't JSON: {e}") from None
-    endpoint = context.obj.endpoint or context.obj.config().data_endpoints[0]
-    with Client(endpoint, timeout_s=30.0) as client:
+    if features is not None:
+        try:
+            rows = json.loads(features, parse_constant=_no_constant)
+        except json.JSONDecodeError as e:
+            raise ValueError(f"--features isn't JSON: {e}") from None
+    else:
+        rows = _read_csv(csv_file or Path())
+    endpoint = _endpoint(context.obj.endpoint or context.obj.config().data_endpoints[0])
+    with Client(endpoint, timeout_s=_TIMEOUT_S) as client:
+        client.live()  # nobody there: say so soon, whatever the prediction may take
+        client.timeout_s = _PREDICT_TIMEOUT_S
         reply = client.call("predict", model_name=model, features=rows)
     if as_json:
         _print_json(reply)
@@ -168,20 +199,43 @@ def _row_of(output: dict[str, Any], row: int) -> str:
     return "\t".join(repr(value) for value in output["data"][row * width : (row + 1) * width])
 
 
+def _no_constant(name: str) -> None:
+    """JSON has no NaN and no infinities; Python's reader lets them pass."""
+    if name != "NaN":
+        raise ValueError(f"--features: {name} is refused; null is a missing value")
+
+
+def _endpoint(endpoint: str) -> str:
+    if not endpoint.startswith(("ipc://", "tcp://")):
+        raise ValueError(f"endpoint {endpoint!r}: ipc://PATH or tcp://HOST:PORT")
+    return endpoint
+
+
 def _read_csv(path: Path) -> list[dict[str, float | None]]:
-    with path.open(newline="", encoding="utf-8") as stream:
-        reader = csv.DictReader(stream)
-        rows: list[dict[str, float | None]] = []
-        for row in reader:
-            try:
-                rows.append({name: float(cell) if cell else None for name, cell in row.items()})
-            except (TypeError, ValueError) as e:
-                raise ValueError(f"{path}:{reader.line_num}: {e}") from None
+    rows: list[dict[str, float | None]] = []
+    try:
+        with path.open(newline="", encoding="utf-8") as stream:
+            reader = csv.DictReader(stream)
+            for row in reader:
+                try:
+                    rows.append({name: float(cell) if cell else None for name, cell in row.items()})
+                except (TypeError, ValueError) as e:
+                    raise ValueError(f"{path}:{reader.line_num}: {e}") from None
+                for name, value in rows[-1].items():
+                    if value is not None and math.isinf(value):
+                        raise ValueError(
+                            f"{path}:{reader.line_num}: {name} is infinite; an empty cell is missing"
+                        )
+    except OSError as e:
+        raise ValueError(f"{path}: can't be read: {e.strerror}") from None
+    if not rows:
+        raise ValueError(f"{path}: no rows below the header of feature names")
     return rows
 
 
 def _admin(context: typer.Context) -> AdminClient:
-    return AdminClient(context.obj.endpoint or context.obj.config().admin_endpoint, timeout_s=_TIMEOUT_S)
+    endpoint = _endpoint(context.obj.endpoint or context.obj.config().admin_endpoint)
+    return AdminClient(endpoint, timeout_s=_TIMEOUT_S)
 
 
 def _print_json(reply: dict[str, Any]) -> None:
@@ -226,6 +280,13 @@ def _print_status(reply: dict[str, Any]) -> None:
             )
     for reason in reply["degraded"]:
         typer.echo(f"degraded: {reason}")
+
+
+def _what(event: dict[str, Any]) -> str:
+    """The event's kind, in the words of the commands."""
+    if event["kind"] == "hold" and not event.get("held"):
+        return "release"
+    return "relabelled" if event["kind"] == "state" else str(event["kind"])
 
 
 def _time(at: str | None) -> str:

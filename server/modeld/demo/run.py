@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from modeld.client import AdminClient, Client
-from modeld.client_errors import ModeldError
+from modeld.client.errors import ModeldError
 from modeld.demo import picture, report
 from modeld.demo.account import Account, Fact, Step, make_account
 from modeld.demo.layout import ADMIN_SOCKET, MODEL, Layout, clear

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modeld.client import Client
-from modeld.client_errors import ModeldError, RequestTimeout
+from modeld.client.errors import ModeldError, RequestTimeout
 from modeld.demo.stream_log import ERROR, LOST, Recorder, StreamLog
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -80,6 +79,9 @@ class AdminService:
         except RequestError as e:
             request_id = request_id if e.request_id is None else e.request_id
             respond(e)
+        except Exception as e:  # noqa: BLE001 (an operator's message doesn't end the server either)
+            incident = self._daemon.incident(e)
+            respond(RequestError("INTERNAL", "this request met an error of ours", incident=incident))
 
     def reload_all(self, done: Callable[[], None]) -> None:
         """A reload of every model, as SIGHUP asks for it; `done` when all are settled."""
@@ -119,6 +121,8 @@ class AdminService:
     def _outcome(slots: list[Slot], named: str | None) -> dict[str, Any] | RequestError:
         lines = [_reload_line(slot) for slot in slots]
         for slot, line in zip(slots, lines, strict=True):
+            if why := slot.degraded.get("trial"):
+                return retryable("SOURCE_UNAVAILABLE", f"{slot.model}: {why}", model_name=slot.model)
             rejection = slot.last_rejection
             if line.get("rejected") and rejection is not None:
                 serving = slot.serving.contract.version if slot.serving is not None else None
@@ -149,8 +153,14 @@ class AdminService:
                 generation=slot.generation,
             )
 
+        if slot.held is not None:
+            raise RequestError(
+                "CONFLICT", f"{slot.model} is held ({slot.held}): release it first; nothing was done"
+            )
+
         def written(outcome: WriteOutcome) -> None:
             if outcome.code is not None:
+                slot.rolling_back(False)
                 code = _WRITE_CODES.get(outcome.code, "SOURCE_UNAVAILABLE")
                 respond(RequestError(code, f"not rolled back: {outcome.error}"))
                 return
@@ -181,8 +191,12 @@ class AdminService:
 
             self._when_settled([slot], settled, respond)
 
+        slot.rolling_back(True)
+        to = request.to
+        if to is None and slot.desired.digest != slot.serving.digest:
+            to = slot.serving.contract.version  # the source names what doesn't serve: back to what does
         self._daemon.write(
-            slot.model, slot.desired.version, request.to, request.mark_failed, request.reason, actor, written
+            slot.model, slot.desired.version, to, request.mark_failed, request.reason, actor, written
         )
 
     def _hold(self, request: AdminRequest, actor: str, respond: Respond) -> None:
@@ -243,24 +257,25 @@ class AdminService:
 
     def _when_settled(self, slots: list[Slot], then: Callable[[], None], respond: Respond) -> None:
         """Call `then` once when nothing is under way for any of `slots`; say so where that takes too long."""
-        deadline = time.monotonic() + self._daemon.config.trial.timeout_s + _WAIT_MARGIN_S
         over = False
 
         def check() -> bool:
             nonlocal over
-            if over:
-                return True
-            if all(slot.settled for slot in slots):
+            if not over and all(slot.settled for slot in slots):
                 over = True
                 then()
-            elif time.monotonic() > deadline:
+            return over
+
+        def late() -> None:
+            nonlocal over
+            if not over:
                 over = True
                 respond(retryable("NOT_READY", "the trial isn't over yet; ask for the status"))
-            return over
 
         if not check():
             for slot in slots:
                 slot.waiters.append(check)
+            self._daemon.loop.call_in(self._daemon.config.trial.timeout_s + _WAIT_MARGIN_S, late)
 
 
 def _reload_line(slot: Slot) -> dict[str, Any]:

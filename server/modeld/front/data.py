@@ -105,7 +105,12 @@ class DataService:
     """Handles one message at a time. Owned by the loop."""
 
     def __init__(
-        self, sock: ZSocket, models: dict[str, Served], limits: Limits, clock_ns: Callable[[], int]
+        self,
+        sock: ZSocket,
+        models: dict[str, Served],
+        limits: Limits,
+        clock_ns: Callable[[], int],
+        on_incident: Callable[[BaseException], str],
     ) -> None:
         self.sock = sock
         self.models = models
@@ -115,6 +120,7 @@ class DataService:
         self.dropped_messages = 0
         self.errors: dict[str, int] = {}
         self._limits = limits
+        self._on_incident = on_incident
 
     def on_message(self) -> None:
         """Receive one message and answer it, now or when its prediction is there."""
@@ -124,14 +130,19 @@ class DataService:
             return
         admitted_ns = self.clock_ns()
         envelope, body = header.split(frames)
-        if not body:
+        if (
+            not body
+            or len(envelope) > header.MAX_ENVELOPE_FRAMES
+            or _size(envelope) > header.MAX_ENVELOPE_BYTES
+        ):
             self.dropped_messages += 1
             return
         head = body[0]
         encode = header.encode_json if head[:1] == b"{" else header.encode_msgpack
         request_id: RequestId = None
         try:
-            if sum(map(len, body)) > self._limits.max_message_bytes:
+            if _size(body) > self._limits.max_message_bytes:
+                request_id = header.peek_id(head)
                 raise RequestError(
                     "TOO_LARGE", f"a message has at most {self._limits.max_message_bytes} bytes"
                 )
@@ -216,19 +227,18 @@ class DataService:
         )
 
     def _model(self, name: str | None) -> Served:
-        if name is None:
-            if len(self.models) == 1:
-                return next(iter(self.models.values()))
-            if not self.models:
-                raise retryable("NOT_READY", "no model is served yet")
-            raise RequestError(
-                "MODEL_NOT_FOUND", f"name the model: {', '.join(sorted(self.models))} are served"
-            )
-        served = self.models.get(name)
-        if served is None:
-            there = ", ".join(sorted(self.models)) or "none"
-            raise RequestError("MODEL_NOT_FOUND", f"no model {name!r} here; there is {there}")
-        return served
+        if name is not None:
+            served = self.models.get(name)
+            if served is None:
+                there = ", ".join(sorted(self.models)) or "none"
+                raise RequestError("MODEL_NOT_FOUND", f"no model {name!r} here; there is {there}")
+            return served
+        able = {name: served for name, served in self.models.items() if served.slot.serving is not None}
+        if len(able) == 1:
+            return next(iter(able.values()))
+        if not able:
+            raise retryable("NOT_READY", "no model is served yet")
+        raise RequestError("MODEL_NOT_FOUND", f"name the model: {', '.join(sorted(able))} are served")
 
     @staticmethod
     def _bind(slot: Slot, version: str | None) -> Binding:
@@ -274,8 +284,12 @@ class DataService:
         if self.draining:
             return {"ready": False, "reason": "draining"}
         if name is not None and name not in self.models:
-            raise RequestError("MODEL_NOT_FOUND", f"no model {name!r} here")
-        wanted = [self.models[name]] if name is not None else list(self.models.values())
+            return {"ready": False, "reason": f"no model {name!r} here"}
+        if name is not None:
+            wanted = [self.models[name]]
+        else:
+            # A model whose first version hasn't passed yet takes no readiness from those that serve.
+            wanted = [served for served in self.models.values() if served.slot.serving is not None]
         if not wanted:
             return {"ready": False, "reason": "no model is served"}
         for served in wanted:
@@ -283,6 +297,10 @@ class DataService:
             if binding is None or not binding.served.alive:
                 return {"ready": False, "reason": f"{served.slot.model}: no version serves"}
         return {"ready": True}
+
+
+def _size(frames: list[bytes]) -> int:
+    return sum(map(len, frames))
 
 
 def _model_line(name: str, slot: Slot) -> dict[str, Any]:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import socket
 import subprocess
 import sys
 from collections.abc import Callable
 
+import msgspec
+
 from modeld import log
 from modeld.front.loop import Loop
 from modeld.watch import messages
 from modeld.watch.messages import Begin, FromWatcher, ToWatcher
 
+#: Seconds between a watcher's death and the next one.
 _RESPAWN_S = 0.5
+_READ_BYTES = 1 << 20
 
 
 class Link:
@@ -32,10 +35,23 @@ class Link:
         self.pid = 0
         self._start()
 
-    def send(self, message: ToWatcher) -> None:
-        """Ask the watcher; a dead or stuck one shows through `on_lost` or by its silence."""
-        with contextlib.suppress(OSError):
-            self._sock.send(messages.encode(message))
+    def send(self, message: ToWatcher) -> bool:
+        """Ask the watcher; False where none takes the question: there is none now, or it is stuck."""
+        try:
+            data = messages.encode(message)
+            if self._sock.send(data) == len(data):
+                return True
+        except BlockingIOError:
+            pass  # it hasn't read for so long that the socket is full
+        except OSError:
+            return False  # it is gone; another one is on its way
+        self.kill("it doesn't read what it is asked")
+        return False
+
+    def kill(self, why: str) -> None:
+        """End a watcher that is stuck; another takes its place."""
+        log.get().warning(log.WATCHER_DIED, pid=self.pid, why=why)
+        self._process.kill()
 
     def close(self) -> None:
         self._closing = True
@@ -48,7 +64,7 @@ class Link:
             self._process.wait()
 
     def _start(self) -> None:
-        self._sock, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._sock, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         environment = {
             k: v for k, v in os.environ.items() if k not in ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
         }
@@ -58,22 +74,27 @@ class Link:
                 pass_fds=[theirs.fileno()],
                 env=environment,
                 stdin=subprocess.DEVNULL,
-                stdout=sys.stderr.fileno(),
+                stdout=2,
             )
         self._sock.setblocking(False)
+        self._inbox = messages.Inbox()
         self.pid = self._process.pid
         self._loop.add_reader(self._sock.fileno(), self._readable)
         self.send(self._begin)
 
     def _readable(self) -> None:
         try:
-            packet = self._sock.recv(messages.MAX_MESSAGE)
+            data = self._sock.recv(_READ_BYTES)
         except BlockingIOError:
             return
         except OSError:
-            packet = b""
-        if packet:
-            self._on_message(messages.decode_from_watcher(packet))
+            data = b""
+        if data:
+            try:
+                for packet in self._inbox.feed(data):
+                    self._on_message(messages.decode_from_watcher(packet))
+            except (ValueError, msgspec.DecodeError) as e:
+                self.kill(f"it said what can't be read: {e}")
             return
         self._loop.remove_reader(self._sock.fileno())
         self._sock.close()

@@ -18,8 +18,8 @@ from modeld.front.zsocket import ZSocket
 
 Callback = Callable[[], None]
 
-#: Messages that one ZeroMQ socket may have handled before the others get their turn.
-_TURN = 32
+#: Messages, and nanoseconds, that one ZeroMQ socket may have before the others and the timers get their turn.
+_TURN, _TURN_NS = 32, 5_000_000
 
 
 class Loop:
@@ -31,7 +31,7 @@ class Loop:
         self._sockets: list[tuple[ZSocket, Callback]] = []
         self._timers: list[tuple[int, int, Callback]] = []
         self._order = count()
-        self._clock_ns = clock_ns
+        self.clock_ns = clock_ns
         self._busy_poll_ns = busy_poll_us * 1000
         self._running = False
         #: Turns of the loop so far: the watchdog is fed only while this moves.
@@ -53,7 +53,7 @@ class Loop:
 
     def call_in(self, delay_s: float, callback: Callback) -> None:
         """Call `callback` once, `delay_s` from now."""
-        heapq.heappush(self._timers, (self._clock_ns() + int(delay_s * 1e9), next(self._order), callback))
+        heapq.heappush(self._timers, (self.clock_ns() + int(delay_s * 1e9), next(self._order), callback))
 
     def on_signals(self, handlers: dict[signal.Signals, Callback]) -> None:
         """Run a handler in the loop, not in the interrupted code."""
@@ -81,10 +81,10 @@ class Loop:
             self.turns += 1
             for sock, on_message in self._sockets:
                 if sock.active:
-                    turn = _TURN
+                    turn, until = _TURN, self.clock_ns() + _TURN_NS
                     while turn and sock.readable():
                         on_message()
-                        turn -= 1
+                        turn = turn - 1 if self.clock_ns() < until else 0
             # After the messages: one of them may have set a timer or stopped the loop.
             timeout = self._sleep_s()
             for sock, _ in self._sockets:
@@ -99,11 +99,11 @@ class Loop:
 
     def _spin(self, timeout: float) -> list[tuple[int, int]]:
         """Poll without sleeping for a while: a core that stays awake answers sooner."""
-        until = self._clock_ns() + min(self._busy_poll_ns, int(timeout * 1e9))
+        until = self.clock_ns() + min(self._busy_poll_ns, int(timeout * 1e9))
         while True:
             if ready := self._epoll.poll(0):
                 return ready
-            if self._clock_ns() >= until:
+            if self.clock_ns() >= until:
                 return self._epoll.poll(timeout)
 
     def _sleep_s(self) -> float:
@@ -112,9 +112,9 @@ class Loop:
         return self._until_next_timer() if self._timers else 1.0
 
     def _until_next_timer(self) -> float:
-        return min(1.0, max(0.0, (self._timers[0][0] - self._clock_ns()) / 1e9))
+        return min(1.0, max(0.0, (self._timers[0][0] - self.clock_ns()) / 1e9))
 
     def _run_timers(self) -> None:
-        now = self._clock_ns()
+        now = self.clock_ns()
         while self._timers and self._timers[0][0] <= now:
             heapq.heappop(self._timers)[2]()

@@ -330,7 +330,7 @@ class Servable:
                     continue
                 batch.append(job)
                 rows += job.rows
-                if job.attempts:
+                if job.attempts or not self.contract.row_independent:
                     break  # it was under way when a worker died: alone, it takes no innocent one with it
             if batch:
                 data = batch[0].data if len(batch) == 1 else b"".join([job.data for job in batch])

@@ -54,8 +54,8 @@ def publisher(context: zmq.Context[Any]) -> zmq.Socket[bytes]:
     return sock
 
 
-def bind(sock: zmq.Socket[bytes], endpoint: str) -> None:
-    """Bind, replacing an ipc file that nobody listens on.
+def bind(sock: zmq.Socket[bytes], endpoint: str) -> tuple[str, int, int] | None:
+    """Bind, replacing an ipc file that nobody listens on; returns the ipc file that was made, for `remove_files`.
 
     Raises:
         EndpointInUse: a live process listens there.
@@ -71,6 +71,11 @@ def bind(sock: zmq.Socket[bytes], endpoint: str) -> None:
                 f"{endpoint}: another process listens there; stop it or choose another endpoint"
             ) from e
         raise ModeldError(f"{endpoint}: can't bind: {e.strerror}") from e
+    if not endpoint.startswith("ipc://"):
+        return None
+    path = endpoint.removeprefix("ipc://")
+    made = os.stat(path)
+    return path, made.st_dev, made.st_ino
 
 
 def _prepare_path(path: Path, endpoint: str) -> None:
@@ -103,9 +108,10 @@ def _prepare_path(path: Path, endpoint: str) -> None:
     raise EndpointInUse(f"{endpoint}: another daemon listens there; stop it or set another runtime_dir")
 
 
-def remove_files(endpoints: list[str]) -> None:
-    """Take the ipc files away after the sockets were closed."""
-    for endpoint in endpoints:
-        if endpoint.startswith("ipc://"):
-            with contextlib.suppress(OSError):
-                os.unlink(endpoint.removeprefix("ipc://"))
+def remove_files(bound: list[tuple[str, int, int]]) -> None:
+    """Take away the ipc files that `bind` made, but not another daemon's that has taken their place."""
+    for path, device, inode in bound:
+        with contextlib.suppress(OSError):
+            found = os.stat(path)
+            if (found.st_dev, found.st_ino) == (device, inode):
+                os.unlink(path)

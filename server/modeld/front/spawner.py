@@ -22,6 +22,8 @@ from modeld.work import ipc, zygote
 
 #: Seconds between a zygote's death and the next one, so that one that can't start doesn't spin.
 _RESPAWN_S = 0.25
+#: A zygote that has imported the libraries forks within this time; one that has not yet, within that. Seconds.
+_FORK_S, _IMPORT_S = 3.0, 60.0
 
 
 class Worker:
@@ -34,8 +36,10 @@ class Worker:
     def __init__(self, spawner: Spawner, sock: socket.socket, token: int) -> None:
         self.sock = sock
         self.token = token
+        #: 0 until the zygote has forked it.
         self.pid = 0
         self.pidfd = -1
+        self.asked_ns = spawner.loop.clock_ns()
         self.on_packet: Callable[[bytes], None] = lambda _: None
         self.on_end: Callable[[str], None] = lambda _: None
         self.ended: str | None = None
@@ -114,7 +118,9 @@ class Worker:
 def describe_exit(status: int) -> str:
     """A waitpid status in words: 'the worker was killed by SIGABRT'."""
     if os.WIFSIGNALED(status):
-        return f"the worker was killed by {signal.Signals(os.WTERMSIG(status)).name}"
+        number = os.WTERMSIG(status)
+        known = number in signal.Signals.__members__.values()
+        return f"the worker was killed by {signal.Signals(number).name if known else f'signal {number}'}"
     return f"the worker exited with status {os.waitstatus_to_exitcode(status)}"
 
 
@@ -133,7 +139,7 @@ class Spawner:
         self._start_zygote()
 
     def spawn(self) -> Worker:
-        """A new worker; its first packet must be a TRIAL."""
+        """A new worker; its first packet must be a TRIAL. Raises OSError where there is no descriptor left for it."""
         self._token += 1
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
@@ -144,9 +150,19 @@ class Spawner:
             socket.send_fds(self._control, [msgspec.json.encode(zygote.Fork(self._token))], [theirs.fileno()])
         return worker
 
+    def sweep(self) -> None:
+        """Kill a zygote that doesn't fork what it is asked for: another takes its place."""
+        limit_ns = int((_FORK_S if self._imported else _IMPORT_S) * 1e9)
+        now = self.loop.clock_ns()
+        if any(not worker.pid and now - worker.asked_ns > limit_ns for worker in self._workers.values()):
+            self._log.warning(log.ZYGOTE_DIED, pid=self.zygote_pid, why="it doesn't fork")
+            self._process.kill()
+
     def close(self) -> None:
-        """End the zygote; workers end when their channels do."""
+        """End the zygote and every worker that is left."""
         self._closing = True
+        for worker in self._workers.values():
+            worker.kill()
         self.loop.remove_reader(self._control.fileno())
         self._control.close()
         try:
@@ -156,6 +172,7 @@ class Spawner:
             self._process.wait()
 
     def _start_zygote(self) -> None:
+        self._imported = False
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         environment = {
             k: v for k, v in os.environ.items() if k not in ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
@@ -167,7 +184,7 @@ class Spawner:
                 pass_fds=[theirs.fileno()],
                 env=environment,
                 stdin=subprocess.DEVNULL,
-                stdout=sys.stderr.fileno(),
+                stdout=2,
             )
         self._control.setblocking(False)
         self.zygote_pid = self._process.pid
@@ -185,11 +202,23 @@ class Spawner:
             return
         answer = msgspec.json.decode(data, type=zygote.Answer)
         if isinstance(answer, zygote.Imported):
+            self._imported = True
+            now = self.loop.clock_ns()
+            for waiting in self._workers.values():
+                waiting.asked_ns = now
             return
         worker = self._workers.get(answer.token)
         if isinstance(answer, zygote.Forked):
             if worker is None:
-                os.close(fds[0])
+                for fd in fds:
+                    os.close(fd)
+                return
+            if not fds:
+                # The kernel drops a descriptor that this process has no room for: no end of that worker could be told.
+                self._log.error(log.INCIDENT, worker=answer.pid, what="no descriptor left for a worker")
+                worker.pid = answer.pid
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(answer.pid, signal.SIGKILL)
                 return
             worker.pid, worker.pidfd = answer.pid, fds[0]
             if answer.token in self.kill_when_forked:
@@ -207,9 +236,25 @@ class Spawner:
         if self._closing:
             return
         self.zygote_restarts += 1
+        for worker in list(self._workers.values()):
+            if worker.pidfd >= 0:
+                self._adopt(worker)
+            else:
+                del self._workers[worker.token]  # never forked: its channel is at its end
         self._log.warning(log.ZYGOTE_DIED, pid=self.zygote_pid, status=status)
         self._control = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)[0]
         self.loop.call_in(_RESPAWN_S, self._restart_zygote)
+
+    def _adopt(self, worker: Worker) -> None:
+        """A worker without a zygote is our child now (child_subreaper): learn of its end by its pidfd."""
+
+        def ended() -> None:
+            self.loop.remove_reader(worker.pidfd)
+            status = os.waitpid(worker.pid, 0)[1]
+            self._workers.pop(worker.token, None)
+            worker.reaped(status)
+
+        self.loop.add_reader(worker.pidfd, ended)
 
     def _restart_zygote(self) -> None:
         if not self._closing:

@@ -81,14 +81,16 @@ class Resident:
     alive: bool = True
     short: bool = False
     lost: bool = False
+    #: Not marked failed, archived or deleted by the source since.
+    fit: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class OnTrial:
-    """A candidate. `outcome` is None while the trial runs."""
+    """A candidate. `outcome` is None while the trial runs; `aborted`: it couldn't be tried, which isn't its fault."""
 
     digest: str
-    outcome: Literal["ready", "rejected"] | None
+    outcome: Literal["ready", "rejected", "aborted"] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,46 +108,67 @@ class View:
     condemned: bool = False
     #: Whether a rejected version is to be written back to the source now.
     may_write: bool = True
+    #: The last version known to be good, from the state directory: for a start at which nothing better can be had.
+    kept: Pointer | None = None
+    #: The wanted version couldn't be tried the last time.
+    aborted: bool = False
+    #: Whether it is time to start a trial.
+    may_try: bool = True
 
 
 class Act(StrEnum):
     """The actions. Each is carried out whole, between two requests."""
 
     DROP_TRIAL = "drop trial"  # the candidate is no longer wanted
+    ABORT = "abort"  # the candidate couldn't be tried: again later
     REJECT = "reject"  # the candidate failed: remember its digest
     SWAP = "swap"  # the candidate serves, the serving version gets warm
     SWAP_TO_WARM = "swap to warm"  # the wanted version is the warm one
     RELABEL = "relabel"  # the wanted version serves already: a new generation of it
-    FALL_BACK = "fall back"  # the serving version failed in probation: the warm one serves
+    FALL_BACK = (
+        "fall back"  # the serving version failed in probation or has no worker left: the warm one serves
+    )
     REVIVE = "revive"  # the serving version lacks a worker: prove another; with none left, requests wait
     WRITE_ROLLBACK = "write rollback"  # the source still names a rejected version: point it back
     START_TRIAL = "start trial"
 
 
+def target(view: View) -> Pointer | None:
+    """What should serve: what the source wants, or at a start without it the version kept from before."""
+    desired, kept = view.desired, view.kept
+    unusable = desired is None or desired.digest in view.rejected or view.aborted
+    if view.serving is None and unusable and kept is not None and kept.digest not in view.rejected:
+        return kept
+    return desired
+
+
 def next_action(view: View) -> Act | None:
     """The next action, or None where all is as wanted."""
-    desired, serving, warm, trial = view.desired, view.serving, view.warm, view.trial
+    wanted, serving, warm, trial = target(view), view.serving, view.warm, view.trial
 
     if trial is not None and trial.outcome == "rejected":
         return Act.REJECT
-    if trial is not None and (desired is None or trial.digest != desired.digest):
+    if trial is not None and trial.outcome == "aborted":
+        return Act.ABORT
+    if trial is not None and (wanted is None or trial.digest != wanted.digest):
         return Act.DROP_TRIAL
 
-    if serving is not None and (view.condemned or serving.lost) and warm is not None and warm.alive:
+    fall_back = serving is not None and (view.condemned or serving.lost)
+    if fall_back and warm is not None and warm.alive and warm.fit:
         return Act.FALL_BACK
     if serving is not None and serving.short:
         return Act.REVIVE
 
-    if desired is None:
+    if wanted is None:
         return None
-    if serving is not None and desired.digest == serving.digest:
-        return Act.RELABEL if desired.revision != serving.revision else None
-    if desired.digest in view.rejected:
+    if serving is not None and wanted.digest == serving.digest:
+        return Act.RELABEL if wanted.revision != serving.revision else None
+    if wanted.digest in view.rejected:
         return Act.WRITE_ROLLBACK if serving is not None and view.may_write else None
     if view.held and serving is not None:
         return None
-    if warm is not None and warm.alive and desired.digest == warm.digest:
+    if warm is not None and warm.alive and wanted.digest == warm.digest:
         return Act.SWAP_TO_WARM
     if trial is None:
-        return Act.START_TRIAL
+        return Act.START_TRIAL if view.may_try else None
     return Act.SWAP if trial.outcome == "ready" else None

@@ -11,17 +11,23 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from modeld.errors import RequestError, retryable
-from modeld.swap.policy import Act, OnTrial, Pointer, Resident, State, View, next_action
+from modeld.swap.policy import Act, OnTrial, Pointer, Resident, State, View, next_action, target
 from modeld.wire.contract import Contract
 
 #: Waits before the second, third, … try to replace a dead worker. Seconds.
 _REVIVAL_BACKOFF_S = (0.0, 0.1, 0.5, 1.0)
+#: Waits before a trial that couldn't be held is tried again. Seconds.
+_ABORT_BACKOFF_S = (0.1, 0.25, 0.5, 1.0, 2.0, 5.0)
+#: Trials in a row that couldn't be held after which an operator is told instead of waiting on.
+_TOLD_AFTER = 3
+#: Rejections that a restart remembers.
+_KEPT_REJECTIONS = 32
 #: Failed revivals in a row after which the version counts as lost.
 _LOST_AFTER = 2
 #: A swap or a rejection counts as the outcome of a reload that comes this much later. Seconds.
 _NEWS_S = 30.0
 #: Wait before a failed write to the source is tried again. Seconds.
-_WRITE_BACKOFF_S = 1.0
+_WRITE_BACKOFF_S = (1.0, 2.0, 5.0, 15.0, 60.0)
 
 
 class Served(Protocol):
@@ -70,6 +76,10 @@ class Ports(Protocol):
 
     def write(self, model: str, expect: str, to: str | None, mark_failed: bool, reason: str, actor: str,
               done: Callable[[WriteOutcome], None]) -> None: ...  # fmt: skip
+    def keep(self, binding: Binding, rejected: list[Rejection]) -> None:
+        """Keep a copy of the version, so that a restart can do without the source."""
+        ...
+
     def event(self, kind: str, model: str, **fields: Any) -> None: ...
     def log(self, event: str, **fields: Any) -> None: ...
 
@@ -113,7 +123,7 @@ class Trial:
     started_ns: int
     report: Callable[[Trial], None]
     state: State = State.ABSENT
-    outcome: Literal["ready", "rejected"] | None = None
+    outcome: Literal["ready", "rejected", "aborted"] | None = None
     stage: str = ""
     reason: str = ""
     served: Any = None
@@ -133,6 +143,11 @@ class Trial:
     def failed(self, stage: str, reason: str) -> None:
         self.state, self.outcome = State.REJECTED, "rejected"
         self.stage, self.reason = stage, reason
+        self.report(self)
+
+    def aborted(self, reason: str) -> None:
+        """It couldn't be held: no worker, no disk. That says nothing about the version."""
+        self.state, self.outcome, self.reason = State.REJECTED, "aborted", reason
         self.report(self)
 
 
@@ -179,14 +194,39 @@ class Slot:
         self._revival_failures = 0
         self._revival_due_ns = 0
         self._writing = False
+        self._write_failures = 0
         self._write_due_ns = 0
+        self._aborts = 0
+        self._abort_due_ns = 0
+        self._unfit: frozenset[str] = frozenset()
+        self._kept: Pointer | None = None
+        self._rolling_back = False
 
     # -- what happened
 
-    def observe(self, desired: Pointer | None) -> None:
-        """The source says this now. None: it names no version, and what serves goes on serving."""
+    def resume(self, kept: Pointer, generation: int, rejected: list[Rejection]) -> None:
+        """What the state directory remembers of the time before this start."""
+        self._kept = kept
+        self.generation = generation
+        self.rejected = {rejection.digest: rejection for rejection in rejected}
+        self.last_rejection = rejected[-1] if rejected else None
+
+    def observe(self, desired: Pointer | None, unfit: frozenset[str] = frozenset()) -> None:
+        """The source says this now. None: it names no version, and what serves goes on serving.
+
+        `unfit`: digests that the source has marked as failed, archived or deleted.
+        """
+        if desired != self.desired:
+            self._aborts = self._abort_due_ns = self._write_failures = self._write_due_ns = 0
+            for cause in ("trial", "source"):
+                self.degraded.pop(cause, None)
         self.desired = desired
+        self._unfit = unfit
         self.reconcile()
+
+    def rolling_back(self, under_way: bool) -> None:
+        """An operator has this model's pointer moved back: the next swap to the warm version is that rollback."""
+        self._rolling_back = under_way
 
     def worker_died(self, served: Any, how: str) -> None:
         """A worker of a resident version is gone."""
@@ -222,7 +262,8 @@ class Slot:
     @property
     def settled(self) -> bool:
         """Nothing is under way."""
-        return self.trial is None and not self._writing
+        waits = self.trial is None or (self.held is not None and self.trial.outcome == "ready")
+        return waits and not self._writing and not 0 < self._aborts < _TOLD_AFTER
 
     def forgive(self) -> None:
         """Forget that the wanted version was rejected, and try it once more."""
@@ -258,7 +299,11 @@ class Slot:
             )
         if self.warm is not None:
             warm = Resident(
-                self.warm.contract.version, self.warm.digest, self.warm.revision, alive=self.warm.served.alive
+                self.warm.contract.version,
+                self.warm.digest,
+                self.warm.revision,
+                alive=self.warm.served.alive,
+                fit=self.warm.digest not in self._unfit,
             )
         return View(
             desired=self.desired,
@@ -269,6 +314,9 @@ class Slot:
             held=self.held is not None,
             condemned=self.condemned is not None,
             may_write=self._rollback_on_reject and not self._writing and now >= self._write_due_ns,
+            kept=self._kept,
+            aborted=self._aborts > 0,
+            may_try=now >= self._abort_due_ns,
         )
 
     def reconcile(self) -> None:
@@ -289,6 +337,7 @@ class Slot:
         if self._probation_left and not self.on_probation:
             self._probation_left = 0
             self._ports.log("probation_passed", model=self.model, generation=self.generation)
+            self._keep()
         for served in [served for served in self.retiring if not served.pending]:
             self.retiring.remove(served)
             served.close(kill=False)
@@ -308,12 +357,27 @@ class Slot:
     # -- the acts
 
     def _start_trial(self) -> None:
-        assert self.desired is not None
-        self._ports.log(
-            "trial_started", model=self.model, version=self.desired.version, revision=self.desired.revision
-        )
-        self.trial = Trial(self.desired, self._ports.clock_ns(), self._trial_over)
-        self.trial.candidate = self._ports.start_trial(self.desired, self.trial)
+        wanted = target(self.view())
+        assert wanted is not None
+        self._ports.log("trial_started", model=self.model, version=wanted.version, revision=wanted.revision)
+        self.trial = trial = Trial(wanted, self._ports.clock_ns(), self._trial_over)
+        candidate = self._ports.start_trial(wanted, trial)
+        trial.candidate = candidate
+
+    def _abort(self) -> None:
+        trial = self.trial
+        assert trial is not None
+        self._end_trial()
+        delay_s = _ABORT_BACKOFF_S[min(self._aborts, len(_ABORT_BACKOFF_S) - 1)]
+        self._aborts += 1
+        self._abort_due_ns = self._ports.clock_ns() + int(delay_s * 1e9)
+        self.degraded["trial"] = f"{trial.pointer.version} can't be tried: {trial.reason}"
+        self._ports.log("trial_aborted", model=self.model, version=trial.pointer.version, reason=trial.reason)
+        self._ports.call_in(delay_s, self.reconcile)
+
+    def _tried(self) -> None:
+        self._aborts = self._abort_due_ns = 0
+        self.degraded.pop("trial", None)
 
     def _trial_over(self, trial: Trial) -> None:
         if trial is not self.trial:
@@ -347,6 +411,7 @@ class Slot:
         trial = self.trial
         assert trial is not None
         self._end_trial()
+        self._tried()
         self._remember(trial.pointer, trial.stage, trial.reason)
 
     def _remember(self, pointer: Pointer, stage: str, reason: str) -> None:
@@ -364,36 +429,48 @@ class Slot:
         )  # fmt: skip
 
     def _swap(self) -> None:
-        trial = self.trial
+        trial, wanted = self.trial, target(self.view())
         assert trial is not None
-        assert self.desired is not None
+        assert wanted is not None
         self.trial = None
+        self._tried()
         took_ms = (self._ports.clock_ns() - trial.started_ns) / 1e6
         if self.serving is not None:
             self._news = ("swapped", self._ports.clock_ns())
         self._ports.join(trial.served, trial.worker)
-        self._serve(trial.served, self.desired, "swap", trial_ms=round(took_ms, 1), stages_ms=trial.stages_ms)
+        self._serve(trial.served, wanted, "swap", trial_ms=round(took_ms, 1), stages_ms=trial.stages_ms)
         self._begin_probation()
+        if self.warm is None:
+            self._keep()  # nothing better is kept from before
 
     def _swap_to_warm(self) -> None:
         assert self.desired is not None
         assert self.warm is not None
+        assert self.desired is not None
         served, self.warm = self.warm.served, None
         self._news = ("swapped", self._ports.clock_ns())
-        self._serve(served, self.desired, "rollback")
+        back = self._rolling_back or (self.serving is not None and self.serving.digest in self._unfit)
+        self._serve(served, self.desired, "rollback" if back else "swap")
+        self._keep()
 
     def _fall_back(self) -> None:
         assert self.serving is not None
         assert self.warm is not None
-        failed, reason = self.serving.served.pointer, self.condemned or "its workers keep dying"
+        failed, reason = self.serving.served.pointer, self.condemned
         served, self.warm = self.warm.served, None
-        self._remember(failed, "probation", reason)
+        if reason is not None:
+            self._remember(failed, "probation", reason)
+        else:
+            # It has no worker and none can be made: that is the machine's trouble, so it is tried again later.
+            reason = f"no worker of {failed.version} can be started"
         self._serve(served, served.pointer, "rollback", reason=reason, actor=self._actor)
+        self._keep()
 
     def _serve(self, served: Any, pointer: Pointer, kind: str, **fields: Any) -> None:
         """The swap: one assignment, between two requests. Everything else here is about the version before."""
         old = self.serving
-        self.generation = max(pointer.revision, self.generation + 1)
+        same_as_before = old is None and self._kept is not None and self._kept.digest == served.pointer.digest
+        self.generation = max(pointer.revision, self.generation + (0 if same_as_before else 1))
         served.move(State.SERVING)
         self.serving = Binding(
             self.generation,
@@ -404,6 +481,7 @@ class Slot:
             self._ports.now(),
         )
         self.condemned = None
+        self._rolling_back = False
         self._probation_left = 0
         self._end_revival()
         if old is not None:
@@ -434,6 +512,10 @@ class Slot:
         old.served.move(State.DRAINING)
         self.warm = old
 
+    def _keep(self) -> None:
+        assert self.serving is not None
+        self._ports.keep(self.serving, list(self.rejected.values())[-_KEPT_REJECTIONS:])
+
     def _retire(self, served: Any) -> None:
         self._ports.log("version_retired", model=self.model, version=served.contract.version)
         served.move(State.RETIRED)
@@ -459,6 +541,8 @@ class Slot:
             "state", self.model, **{"from": old.contract.version, "to": old.contract.version},
             generation=self.generation, digest=old.digest, reason=self.desired.reason, actor=self.desired.actor,
         )  # fmt: skip
+        if not self.on_probation:
+            self._keep()
 
     def _begin_probation(self) -> None:
         self._probation_left = self._probation_requests
@@ -513,6 +597,7 @@ class Slot:
         def done(outcome: WriteOutcome) -> None:
             self._writing = False
             if outcome.code is None:
+                self._write_failures = 0
                 self.degraded.pop("source", None)
                 told = {"from": outcome.from_version, "to": outcome.to_version, "generation": self.generation}
                 self._ports.log("rolled_back", model=self.model, **told, reason=reason, actor=self._actor)
@@ -520,15 +605,16 @@ class Slot:
                 self._ports.event(
                     "rollback", self.model, **told, digest=digest, reason=reason, actor=self._actor
                 )
-            elif outcome.code != "conflict":
-                # A conflict means that the pointer has moved on: what it names now is on its way to us.
+            else:
+                # A conflict mostly means that the pointer has moved on; what it names then clears this.
+                delay_s = _WRITE_BACKOFF_S[min(self._write_failures, len(_WRITE_BACKOFF_S) - 1)]
+                self._write_failures += 1
+                self._write_due_ns = self._ports.clock_ns() + int(delay_s * 1e9)
                 self.degraded["source"] = (
                     f"the rejection of {rejection.version} isn't written: {outcome.error}"
                 )
                 self._ports.log("source_write_failed", model=self.model, error=outcome.error)
-            if outcome.code is not None:
-                self._write_due_ns = self._ports.clock_ns() + int(_WRITE_BACKOFF_S * 1e9)
-                self._ports.call_in(_WRITE_BACKOFF_S, self.reconcile)
+                self._ports.call_in(delay_s, self.reconcile)
             self.reconcile()
 
         self._ports.write(
@@ -538,6 +624,7 @@ class Slot:
 
 _ACTS: dict[Act, Callable[[Slot], None]] = {
     Act.DROP_TRIAL: Slot._drop_trial,
+    Act.ABORT: Slot._abort,
     Act.REJECT: Slot._reject,
     Act.SWAP: Slot._swap,
     Act.SWAP_TO_WARM: Slot._swap_to_warm,
@@ -558,5 +645,13 @@ def describe_schema_change(old: Contract, new: Contract) -> str:
     added = [name for name in new.features if name not in old.index]
     gone = [name for name in old.features if name not in new.index]
     if added or gone:
-        return f"other features than {old.version}: {len(added)} new {added[:3]}, {len(gone)} gone {gone[:3]}"
+        return (
+            f"other features than {old.version}: {_some('new', added)}, {_some('gone', gone)}; if its clients know, "
+            "allow it with: modelreg promote --allow-schema-change"
+        )
     return f"the features of {old.version} in another order"
+
+
+def _some(what: str, names: list[str]) -> str:
+    shown = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+    return f"{len(names)} {what}" + (f" ({shown})" if names else "")

@@ -1,14 +1,20 @@
-"""What the front and the watcher say to each other: JSON over AF_UNIX SEQPACKET, tagged structs."""
+"""What the front and the watcher say to each other: JSON with its length in front, over an AF_UNIX stream."""
 
 from __future__ import annotations
+
+import struct
 
 import msgspec
 
 from modeld.config import Source, Watch
 from modeld.swap.policy import Pointer
 
-#: One message at most. Bytes.
-MAX_MESSAGE = 192 * 1024
+#: One message at most; more is a broken peer. Bytes.
+MAX_MESSAGE = 256 * 1024 * 1024
+#: Of a reason, so much travels. Characters.
+MAX_REASON = 2000
+
+_LENGTH = struct.Struct("<I")
 
 
 class Begin(msgspec.Struct, tag=True):
@@ -16,6 +22,7 @@ class Begin(msgspec.Struct, tag=True):
 
     source: Source
     watch: Watch
+    state_dir: str
 
 
 class Look(msgspec.Struct, tag=True):
@@ -39,6 +46,37 @@ class Write(msgspec.Struct, tag=True):
     actor: str
 
 
+class Remembered(msgspec.Struct):
+    """A rejection that outlives a restart."""
+
+    version: str
+    digest: str
+    stage: str
+    reason: str
+    at: str
+
+
+class Kept(msgspec.Struct):
+    """The last known good version of a model, the generation that it had, and what was rejected."""
+
+    pointer: Pointer
+    generation: int
+    rejected: list[Remembered] = []
+
+
+class Keep(msgspec.Struct, tag=True):
+    """Keep a copy of this version in the state directory."""
+
+    kept: Kept
+
+
+class KeepFailed(msgspec.Struct, tag=True):
+    """No copy could be made."""
+
+    model: str
+    error: str
+
+
 class Observed(msgspec.Struct, tag=True):
     """What the source says now. `error`: why it can't be read, and then `pointers` says nothing."""
 
@@ -46,8 +84,12 @@ class Observed(msgspec.Struct, tag=True):
     watching: str
     token: int | None = None
     error: str | None = None
-    #: Models that can be read but not written, with the reason.
+    #: Models that can't be read, or not be written, with the reason.
     broken: dict[str, str] = {}
+    #: By model: digests marked failed, archived or deleted.
+    unfit: dict[str, list[str]] = {}
+    #: What the state directory holds; in a watcher's first word only.
+    kept: list[Kept] = []
 
 
 class Written(msgspec.Struct, tag=True):
@@ -61,8 +103,36 @@ class Written(msgspec.Struct, tag=True):
     to_version: str | None = None
 
 
-ToWatcher = Begin | Look | Write
-FromWatcher = Observed | Written
-encode = msgspec.json.Encoder().encode
+ToWatcher = Begin | Look | Write | Keep
+FromWatcher = Observed | Written | KeepFailed
 decode_to_watcher = msgspec.json.Decoder(ToWatcher).decode
 decode_from_watcher = msgspec.json.Decoder(FromWatcher).decode
+_encode = msgspec.json.Encoder().encode
+
+
+def encode(message: ToWatcher | FromWatcher) -> bytes:
+    """A message with its length in front."""
+    body = _encode(message)
+    return _LENGTH.pack(len(body)) + body
+
+
+class Inbox:
+    """Bytes of a stream to whole messages."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """The messages that `data` completes. Raises ValueError for a length that no honest peer sends."""
+        self._buffer += data
+        messages = []
+        while len(self._buffer) >= _LENGTH.size:
+            (size,) = _LENGTH.unpack_from(self._buffer)
+            if size > MAX_MESSAGE:
+                raise ValueError(f"a message of {size} bytes")
+            end = _LENGTH.size + size
+            if len(self._buffer) < end:
+                break
+            messages.append(bytes(self._buffer[_LENGTH.size : end]))
+            del self._buffer[:end]
+        return messages

@@ -11,13 +11,16 @@ import time
 
 from modeld.watch import messages
 from modeld.watch.events import Events
-from modeld.watch.messages import Begin, Look, Observed, Write, Written
+from modeld.watch.kept import KeptVersions
+from modeld.watch.messages import Begin, Keep, KeepFailed, Look, Observed, Write, Written
+from modeld.watch.path import PathSource
 from modeld.watch.source import PointerSource, RegistrySource
 from modeld.work import prctl
 from modelreg import RegistryError
 
 #: After the first event of a burst, wait this long for the rest of it. Armed once: events can't starve it. Seconds.
 _SETTLE_S = 0.001
+_READ_BYTES = 65536
 
 
 def main() -> None:
@@ -26,12 +29,27 @@ def main() -> None:
         signal.signal(number, signal.SIG_IGN)
     prctl.set_name("modeld-watcher")
     front = socket.socket(fileno=int(sys.argv[1]))
-    begin = messages.decode_to_watcher(front.recv(messages.MAX_MESSAGE))
+    inbox = messages.Inbox()
+    packets: list[bytes] = []
+    while not packets:
+        data = front.recv(_READ_BYTES)
+        if not data:
+            return
+        packets = inbox.feed(data)
+    begin = messages.decode_to_watcher(packets.pop(0))
     assert isinstance(begin, Begin)
     reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     events = Events(writer, enabled=begin.watch.inotify)
     try:
-        Watcher(front, RegistrySource(begin.source), events, begin.watch.poll_interval_s).run(reader)
+        kept = KeptVersions(begin.state_dir)
+        source: PointerSource = (
+            RegistrySource(begin.source)
+            if begin.source.kind == "registry"
+            else PathSource(begin.source, begin.state_dir)
+        )
+        watcher = Watcher(front, inbox, source, kept, events, begin.watch.poll_interval_s)
+        watcher.handle(packets)
+        watcher.run(reader)
     finally:
         events.close()
 
@@ -40,9 +58,18 @@ class Watcher:
     """One source, one front."""
 
     def __init__(
-        self, front: socket.socket, source: PointerSource, events: Events, poll_interval_s: float
+        self,
+        front: socket.socket,
+        inbox: messages.Inbox,
+        source: PointerSource,
+        kept: KeptVersions,
+        events: Events,
+        poll_interval_s: float,
     ) -> None:
         self._front = front
+        self._inbox = inbox
+        self._kept = kept
+        self._first = True
         self._source = source
         self._events = events
         self._poll_interval_s = poll_interval_s
@@ -59,10 +86,10 @@ class Watcher:
                 time.sleep(_SETTLE_S)
                 os.read(wake, 65536)
             if self._front.fileno() in ready:
-                packet = self._front.recv(messages.MAX_MESSAGE)
-                if not packet:
+                data = self._front.recv(_READ_BYTES)
+                if not data:
                     return
-                self._answer(messages.decode_to_watcher(packet))
+                self.handle(self._inbox.feed(data))
                 continue
             if time.monotonic() >= next_poll:
                 # Armed before looking: what changes in between is seen by one or the other.
@@ -70,27 +97,39 @@ class Watcher:
                 next_poll = time.monotonic() + self._poll_interval_s
             self._look(None)
 
+    def handle(self, packets: list[bytes]) -> None:
+        """Do what the front asks for."""
+        for packet in packets:
+            self._answer(messages.decode_to_watcher(packet))
+
     def _answer(self, message: messages.ToWatcher) -> None:
         if isinstance(message, Look):
             self._look(message.token)
         elif isinstance(message, Write):
             written = self._write(message)
             self._look(None)  # the front learns the new pointer before it learns that the write is done
-            self._front.send(messages.encode(written))
+            self._front.sendall(messages.encode(written))
+        elif isinstance(message, Keep):
+            try:
+                self._kept.keep(message)
+            except (RegistryError, OSError) as e:
+                self._front.sendall(messages.encode(KeepFailed(message.kept.pointer.model, str(e))))
 
     def _look(self, token: int | None) -> None:
         """Tell the front what the source says, if that is news or was asked for."""
         try:
-            pointers, broken = self._source.look()
-            observed = Observed(pointers, self._events.mode, broken=broken)
+            seen = self._source.look()
+            observed = Observed(seen.pointers, self._events.mode, broken=seen.broken, unfit=seen.unfit)
         except (RegistryError, OSError) as e:
             observed = Observed([], self._events.mode, error=str(e))
         packet = messages.encode(observed)
         if packet == self._last and token is None:
             return
         self._last = packet
+        if self._first:
+            observed.kept, self._first = self._kept.load(), False
         observed.token = token
-        self._front.send(messages.encode(observed) if token is not None else packet)
+        self._front.sendall(messages.encode(observed))
 
     def _write(self, request: Write) -> Written:
         try:

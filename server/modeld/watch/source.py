@@ -5,21 +5,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 from modeld.config import Source
 from modeld.swap.policy import Pointer
-from modeld.watch.messages import Write, Written
-from modelreg import Registry
+from modeld.watch.messages import MAX_REASON, Write, Written
+from modelreg import NotFoundError, Registry, RegistryError
+
+
+@dataclass(slots=True)
+class Seen:
+    """What a source says: pointers, models with trouble of their own, and digests that are no longer fit to serve."""
+
+    pointers: list[Pointer] = field(default_factory=list)
+    broken: dict[str, str] = field(default_factory=dict)
+    unfit: dict[str, list[str]] = field(default_factory=dict)
 
 
 class PointerSource(Protocol):
     """Where pointers come from. Used by one thread of the watcher."""
 
-    def look(self) -> tuple[list[Pointer], dict[str, str]]:
-        """All pointers, and the models that can't be written with the reason. Raises RegistryError or OSError."""
+    def look(self) -> Seen:
+        """Raises RegistryError or OSError where nothing can be read at all."""
         ...
 
     def write(self, request: Write) -> Written:
@@ -41,31 +52,43 @@ class RegistrySource:
         self._registry: Registry | None = None
         self._identity: tuple[int, int] | None = None
 
-    def look(self) -> tuple[list[Pointer], dict[str, str]]:
+    def look(self) -> Seen:
         registry = self._open()
-        pointers = []
-        broken = {}
+        seen = Seen()
         for name in registry.models():
-            if self._only and name not in self._only:
-                continue
-            state = registry.state(name)
-            if state.broken:
-                broken[name] = state.broken
-            channel = state.channels.get(self._channel)
-            if channel is None or channel.version is None:
-                continue
-            pointers.append(
-                Pointer(
-                    model=name,
-                    version=channel.version,
-                    digest=state.versions[channel.version].digest,
-                    revision=channel.seq,
-                    directory=str(registry.version_dir(name, channel.version)),
-                    actor=channel.actor,
-                    reason=channel.reason or "",
-                )
+            if not self._only or name in self._only:
+                try:
+                    self._look_at(registry, name, seen)
+                except (RegistryError, OSError) as e:
+                    # One model's trouble is no other's: what serves of it goes on serving.
+                    seen.broken[name] = str(e)
+        return seen
+
+    def _look_at(self, registry: Registry, name: str, seen: Seen) -> None:
+        state = registry.state(name)
+        if state.broken:
+            seen.broken[name] = state.broken
+        unfit = [
+            one.digest for one in state.versions.values() if one.status in ("failed", "archived", "deleted")
+        ]
+        if unfit:
+            seen.unfit[name] = unfit
+        channel = state.channels.get(self._channel)
+        if channel is None or channel.version is None:
+            return
+        seen.pointers.append(
+            Pointer(
+                model=name,
+                version=channel.version,
+                digest=state.versions[channel.version].digest,
+                revision=channel.seq,
+                directory=str(registry.version_dir(name, channel.version)),
+                # Going back to what was in production before is always meant.
+                allow_schema_change=channel.allow_schema_change or channel.version in channel.previous,
+                actor=channel.actor,
+                reason=(channel.reason or "")[:MAX_REASON],
             )
-        return pointers, broken
+        )
 
     def write(self, request: Write) -> Written:
         commit = self._open().rollback(
@@ -83,16 +106,22 @@ class RegistrySource:
 
     def directories(self) -> list[Path]:
         found = [self._root]
-        if self._root.is_dir():
+        with contextlib.suppress(OSError):
             for entry in os.scandir(self._root):
                 log = Path(entry.path) / "log"
-                if log.is_dir():
-                    found += [Path(entry.path), log]
+                with contextlib.suppress(OSError):
+                    if log.is_dir():
+                        found += [Path(entry.path), log]
         return found
 
     def _open(self) -> Registry:
         """The registry; opened anew where the root became another directory."""
-        status = os.stat(self._root)
+        try:
+            status = os.stat(self._root)
+        except FileNotFoundError:
+            raise NotFoundError(
+                f"{self._root}: there is no registry; make one with: modelreg --root {self._root} init"
+            ) from None
         identity = (status.st_dev, status.st_ino)
         if self._registry is None or identity != self._identity:
             self._registry = Registry(self._root)

@@ -19,6 +19,8 @@ class Contract:
     outputs: tuple[tuple[str, int], ...]
     nan_allowed: bool = True
     platform: str = "lightgbm"
+    #: Rows of several requests may be predicted as one matrix.
+    row_independent: bool = True
     index: dict[str, int] = field(init=False, repr=False, compare=False)
     n_features: int = field(init=False)
     label: str = field(init=False)

@@ -16,6 +16,13 @@ from modeld.errors import RequestError
 #: Raw tensor frames in one message at most.
 MAX_RAW_FRAMES = 64
 
+#: The longest id that is echoed. Characters.
+MAX_ID_CHARACTERS = 256
+#: The largest envelope that is echoed: frames, and bytes in all.
+MAX_ENVELOPE_FRAMES, MAX_ENVELOPE_BYTES = 16, 4096
+#: The longest reason that an operator may give. Characters.
+MAX_REASON_CHARACTERS = 2000
+
 RequestId = str | int | None
 
 
@@ -73,10 +80,6 @@ class _OnlyId(msgspec.Struct):
     id: RequestId = None
 
 
-class _OnlyOp(msgspec.Struct):
-    op: str = "predict"
-
-
 #: What a decoder of untrusted bytes may raise. ValueError: names that aren't UTF-8, numbers with too many digits.
 UNREADABLE = (msgspec.DecodeError, RecursionError, MemoryError, ValueError, OverflowError)
 
@@ -89,22 +92,16 @@ encode_msgpack: Callable[[Any], bytes] = msgspec.msgpack.Encoder().encode
 def split(frames: list[bytes]) -> tuple[list[bytes], list[bytes]]:
     """Frames as received on a ROUTER into (envelope to echo, body).
 
-    The envelope is everything up to and including the empty delimiter if there is one, else the identity alone. A
-    frame behind the identity that starts like a header is one: an empty raw tensor after it is no delimiter.
-    An empty body means that there is nothing to answer.
+    The envelope is everything up to and including the empty delimiter if there is one, else the identity alone. An
+    empty frame at the very end delimits nothing. An empty body means that there is nothing to answer.
     """
     if len(frames) > 1:
-        first = frames[1]
-        if not first:
+        if not frames[1]:
             return frames[:2], frames[2:]
-        if not _looks_like_header(first[0]) and b"" in frames[2:]:
+        if len(frames) > 3 and b"" in frames[2:-1]:
             at = frames.index(b"", 2) + 1
             return frames[:at], frames[at:]
     return frames[:1], frames[1:]
-
-
-def _looks_like_header(byte: int) -> bool:
-    return byte == 0x7B or 0x80 <= byte <= 0x8F or byte in (0xDE, 0xDF)
 
 
 def is_json(header: bytes) -> bool:
@@ -117,7 +114,7 @@ def decode(header: bytes) -> Request:
         request = _decode_json(header) if header[:1] == b"{" else _decode_msgpack(header)
     except UNREADABLE as e:
         raise _malformed(header, e) from None
-    if type(request.id) is int:
+    if request.id is not None:
         _check_id(request.id)
     return request
 
@@ -131,32 +128,37 @@ def decode_admin(header: bytes) -> AdminRequest:
             request = msgspec.msgpack.decode(header, type=AdminRequest)
     except UNREADABLE as e:
         raise _malformed(header, e) from None
-    if type(request.id) is int:
+    if request.id is not None:
         _check_id(request.id)
+    if len(request.reason) > MAX_REASON_CHARACTERS:
+        raise RequestError("MALFORMED", f"'reason' has at most {MAX_REASON_CHARACTERS} characters")
     return request
 
 
-def peek_op(header: bytes) -> str | None:
-    """The operation that a header names even where its other fields are wrong; None where it can't be read."""
-    value = _peek(header, _OnlyOp)
-    return value.op if isinstance(value, _OnlyOp) else None
+def _check_id(given: int | str) -> None:
+    """What is echoed has a bound. An integer of more than 64 bits could be read in JSON, and not be written."""
+    if not _can_echo(given):
+        raise RequestError(
+            "MALFORMED",
+            f"'id' is an integer of 64 bits or a string of at most {MAX_ID_CHARACTERS} characters",
+        )
 
 
-def _check_id(number: int) -> None:
-    """An integer of more than 64 bits can be read, in JSON, and not be written: neither encoding could echo it."""
-    if not _can_echo(number):
-        raise RequestError("MALFORMED", "'id' is an integer of more than 64 bits; send it as a string")
+def _can_echo(given: int | str) -> bool:
+    return len(given) <= MAX_ID_CHARACTERS if isinstance(given, str) else -(1 << 63) <= given < 1 << 64
 
 
-def _can_echo(number: int) -> bool:
-    return -(1 << 63) <= number < 1 << 64
+def peek_id(header: bytes) -> RequestId:
+    """The id of a header whose message is refused unread; None where there is none that could be echoed."""
+    found = _peek(header, _OnlyId)
+    if isinstance(found, _OnlyId) and found.id is not None and _can_echo(found.id):
+        return found.id
+    return None
 
 
 def _malformed(header: bytes, error: BaseException) -> RequestError:
     refusal = RequestError("MALFORMED", f"the header can't be read: {error}")
-    found = _peek(header, _OnlyId)
-    if isinstance(found, _OnlyId) and not (type(found.id) is int and not _can_echo(found.id)):
-        refusal.request_id = found.id
+    refusal.request_id = peek_id(header)
     return refusal
 
 

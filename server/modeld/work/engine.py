@@ -47,6 +47,11 @@ class Engine:
         return 256 if self._scorers else 8
 
     @property
+    def row_independent(self) -> bool:
+        """LightGBM's trees are; a matrix product's last bit may depend on how many rows it has."""
+        return set(self.model.boosters) == set(self.model.outputs)
+
+    @property
     def fast(self) -> bool:
         return self._fast is not None
 
@@ -71,7 +76,7 @@ class Engine:
 
     def prove_fast_path(self, matrix: Matrix, expected: list[Matrix]) -> bool:
         """Use the single-row path from now on if it equals `expected` bit for bit on every row of `matrix`."""
-        if set(self.model.boosters) != set(self.model.outputs):
+        if not self.row_independent:
             return False
         rows = len(matrix)
         source = Buffer(bytearray(np.ascontiguousarray(matrix).tobytes()))

@@ -34,9 +34,10 @@ def head(kind: int, *, rows: int = 0, columns: int = 0, job: int = 0, ns: int = 
 
 
 class Trial(msgspec.Struct):
-    """What a worker is to prove. `directory` holds the sealed version; nothing but `digest` is believed of it."""
+    """What a worker is to prove. The first of `directories` that can be read has the sealed version; nothing of it is
+    believed but what fits `digest`."""
 
-    directory: str
+    directories: list[str]
     model: str
     version: str
     digest: str
@@ -44,6 +45,8 @@ class Trial(msgspec.Struct):
     timeout_s: float
     memory_limit_mb: int
     max_bytes: int
+    #: Whether pickled parts, which are code, may be loaded.
+    allow_code: bool = False
 
 
 class Ready(msgspec.Struct):
@@ -57,6 +60,8 @@ class Ready(msgspec.Struct):
     golden_rows: int
     row_us: float
     fast_path: bool
+    #: A row's outputs don't depend on the rows beside it, to the bit: rows of several requests may be put together.
+    row_independent: bool
     stages_ms: dict[str, float]
     #: Whether a sealed memfd with a plan for each output comes with this message; if not, why not.
     planned: bool = False
@@ -64,7 +69,8 @@ class Ready(msgspec.Struct):
 
 
 class Rejected(msgspec.Struct):
-    """Why a version can't be served."""
+    """Why a version can't be served. `again`: its files can't be had now, which says nothing about the version."""
 
     stage: str
     reason: str
+    again: bool = False

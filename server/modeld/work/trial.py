@@ -14,9 +14,10 @@ from modeld.work.engine import Engine, Matrix
 from modelreg import golden as golden_rows
 from modelreg import loaders
 from modelreg.environment import library_versions
-from modelreg.errors import RegistryError
+from modelreg.errors import NotFoundError, RegistryError, StoreUnavailableError
 from modelreg.goldenrows import synthesise
 from modelreg.lgbtext import parse_header
+from modelreg.loaders import LoadedModel
 from modelreg.sealed import Sealed, read_sealed
 
 #: Rows made up for the proof where a version has no golden rows, and the share of NaN in them.
@@ -26,9 +27,11 @@ _STAND_IN_ROWS, _NAN_FRACTION = 256, 0.02
 class TrialFailed(Exception):
     """The version can't be served; the message says why."""
 
-    def __init__(self, stage: str, reason: str) -> None:
+    def __init__(self, stage: str, reason: str, *, again: bool = False) -> None:
         super().__init__(reason)
         self.stage = stage
+        #: The files can't be had now: no fault of the version's.
+        self.again = again
 
 
 def prove(trial: ipc.Trial, stage: Callable[[str], None]) -> tuple[Engine, ipc.Ready, list[bytearray]]:
@@ -45,6 +48,8 @@ def prove(trial: ipc.Trial, stage: Callable[[str], None]) -> tuple[Engine, ipc.R
         start = time.perf_counter()
         try:
             yield
+        except (NotFoundError, StoreUnavailableError) as e:
+            raise TrialFailed(name, str(e), again=True) from e
         except (RegistryError, OSError) as e:
             raise TrialFailed(name, str(e)) from e
         except MemoryError as e:
@@ -52,7 +57,8 @@ def prove(trial: ipc.Trial, stage: Callable[[str], None]) -> tuple[Engine, ipc.R
         timings[name] = round((time.perf_counter() - start) * 1e3, 3)
 
     with timed("verifying"):
-        sealed = read_sealed(Path(trial.directory), expect_digest=trial.digest, max_bytes=trial.max_bytes)
+        sealed = _read(trial)
+        _check_code(sealed, allowed=trial.allow_code)
     with timed("loading"):
         model = loaders.load(sealed)
     with timed("validating"):
@@ -64,6 +70,7 @@ def prove(trial: ipc.Trial, stage: Callable[[str], None]) -> tuple[Engine, ipc.R
                 "validating",
                 f"the model takes {model.n_features} features, metadata.json lists {len(features)}",
             )
+        _check_names(model, features)
         rows = golden.rows if golden is not None else _stand_in_rows(sealed)
         if rows.shape[1] != len(features):
             raise TrialFailed(
@@ -81,7 +88,7 @@ def prove(trial: ipc.Trial, stage: Callable[[str], None]) -> tuple[Engine, ipc.R
         engine = Engine(model, [1 if out.ndim == 1 else out.shape[1] for out in outputs])
         fast = engine.prove_fast_path(rows, outputs)
         start = time.perf_counter()
-        plans, unplanned_why = plan.make(sealed, model, rows)
+        plans, unplanned_why = plan.make(sealed, model, rows, outputs)
         timings["plan"] = round((time.perf_counter() - start) * 1e3, 3)
     ready = ipc.Ready(
         features=features,
@@ -95,11 +102,24 @@ def prove(trial: ipc.Trial, stage: Callable[[str], None]) -> tuple[Engine, ipc.R
         golden_rows=len(rows) if golden is not None else 0,
         row_us=round(row_us, 2),
         fast_path=fast,
+        row_independent=engine.row_independent,
         stages_ms=timings,
         planned=bool(plans),
         unplanned_why=unplanned_why,
     )
     return engine, ready, plans
+
+
+def _read(trial: ipc.Trial) -> Sealed:
+    """The version's files, from the first directory that has them whole; if none has, the first one's trouble."""
+    trouble: RegistryError | None = None
+    for directory in trial.directories:
+        try:
+            return read_sealed(Path(directory), expect_digest=trial.digest, max_bytes=trial.max_bytes)
+        except RegistryError as e:
+            trouble = trouble or e
+    assert trouble is not None
+    raise trouble
 
 
 def _stand_in_rows(sealed: Sealed) -> Matrix:
@@ -111,6 +131,26 @@ def _stand_in_rows(sealed: Sealed) -> Matrix:
                 column.append(info)
     seed = sealed.digest.encode()
     return synthesise(infos, rows=_STAND_IN_ROWS, nan_fraction=_NAN_FRACTION, seed=seed)
+
+
+def _check_code(sealed: Sealed, *, allowed: bool) -> None:
+    """A pickle is code that runs where it is loaded: only a digest that an operator has named gets that far."""
+    pickled = [name for name in sealed.files if name.endswith((".joblib", ".pkl", ".pickle"))]
+    if pickled and not allowed:
+        raise TrialFailed(
+            "verifying",
+            f"{pickled[0]} is a pickle, and so code: allow this version with trial.allow_joblib: [{sealed.digest}]",
+        )
+
+
+def _check_names(model: LoadedModel, features: list[str]) -> None:
+    """The contract's order must be the model's own where the model knows its features by the same names."""
+    for output, booster in model.boosters.items():
+        own = booster.feature_name()
+        if own != features and sorted(own) == sorted(features):
+            raise TrialFailed(
+                "validating", f"output {output!r} takes its features in another order than metadata.json"
+            )
 
 
 def _check_shapes(names: tuple[str, ...], outputs: list[Matrix], rows: int) -> None:

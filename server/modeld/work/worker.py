@@ -22,7 +22,7 @@ import msgspec
 
 from modeld.forest import sealed
 from modeld.forest.errors import PlanError
-from modeld.work import ipc, prctl
+from modeld.work import ipc, prctl, seccomp
 from modeld.work.engine import Buffer, Engine
 from modeld.work.trial import TrialFailed, prove
 
@@ -42,7 +42,7 @@ def main(channel: socket.socket) -> None:
     try:
         engine, ready, plans = prove(trial, stage)
     except TrialFailed as failure:
-        answer = msgspec.json.encode(ipc.Rejected(failure.stage, str(failure)))
+        answer = msgspec.json.encode(ipc.Rejected(failure.stage, str(failure), failure.again))
         channel.send(ipc.head(ipc.REJECTED) + answer[: ipc.INLINE_BYTES])
         return
     signal.setitimer(signal.ITIMER_REAL, 0)
@@ -82,6 +82,7 @@ def _confine(trial: ipc.Trial) -> None:
     _lower(resource.RLIMIT_NOFILE, 64)
     _lower(resource.RLIMIT_FSIZE, 0)
     _lower(resource.RLIMIT_AS, trial.memory_limit_mb << 20)
+    seccomp.restrict()
 
 
 def _lower(limit: int, value: int) -> None:
@@ -105,7 +106,7 @@ class _Bulk:
     def step(self, engine: Engine) -> bool:
         """Compute one slice; True when the matrix is done."""
         start = time.perf_counter_ns()
-        to = min(self._at + engine.slice_rows, self.rows)
+        to = min(self._at + engine.slice_rows, self.rows) if engine.row_independent else self.rows
         engine.predict(self._source, self._target, self.rows, self._at, to)
         self._at = to
         self.spent_ns += time.perf_counter_ns() - start

@@ -2,12 +2,13 @@
 
     ModeldError
     ├── RequestTimeout        no reply in time (also a TimeoutError)
+    ├── ClientClosed          the client was closed
     ├── ProtocolError         a reply that breaks the protocol
     └── ServerError           an explicit error reply; one subclass for each code of the protocol
         ├── Malformed  UnknownOp  ModelNotFound  VersionNotAvailable
         ├── ShapeMismatch  DatatypeUnsupported  MissingFeature  UnknownFeature
         ├── NonFinite  SchemaMismatch  TooLarge
-        ├── DeadlineExceeded  Busy  Draining  NotReady          (retryable)
+        ├── DeadlineExceeded  Busy  Draining  NotReady  SourceUnavailable          (retryable)
         └── Unauthorized  Conflict  Rejected  Internal
 
 Branch on the class or on `code`, never on the message: codes are stable, messages are for people.
@@ -33,6 +34,10 @@ class RequestTimeout(ModeldError, TimeoutError):
     def __init__(self, message: str, *, sent: bool) -> None:
         super().__init__(message)
         self.sent = sent
+
+
+class ClientClosed(ModeldError):
+    """The client was closed while the request was under way, or before it."""
 
 
 class ProtocolError(ModeldError):
@@ -150,6 +155,12 @@ class NotReady(ServerError):
     """No version of the model is served yet."""
 
     CODE = "NOT_READY"
+
+
+class SourceUnavailable(ServerError):
+    """An operator's request needs the registry, which can't be read or written now."""
+
+    CODE = "SOURCE_UNAVAILABLE"
 
 
 class Unauthorized(ServerError):

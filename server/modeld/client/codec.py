@@ -1,6 +1,6 @@
 """The client's half of the wire: a request to frames, frames to a reply. Pure functions, no sockets.
 
-Every client (blocking now, asyncio later) is this module plus a socket. A message is one header frame, JSON
+Every client is this module and `modeld.client.core` plus sockets. A message is one header frame, JSON
 or MessagePack, then raw tensor frames; the request's encoding decides the reply's.
 """
 
@@ -15,11 +15,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from modeld.client_errors import ProtocolError, ServerError, server_error
+from modeld.client.errors import ProtocolError, ServerError, server_error
+from modeld.client.features import Features, payload
 
 Encoding = Literal["json", "msgpack"]
-Row = Sequence[float | None] | Mapping[str, float | None]
-Features = NDArray[Any] | Row | Sequence[Row]
 Frame = bytes | memoryview
 
 #: The wire's datatypes, little-endian and row-major.
@@ -43,6 +42,7 @@ class Prediction:
         digest: the version's digest, `sha256:…`.
         queue_us: microseconds between the request's admission and its computation.
         predict_us: microseconds of computation.
+        endpoint: the endpoint whose server answered.
     """
 
     outputs: dict[str, NDArray[Any]]
@@ -52,6 +52,7 @@ class Prediction:
     digest: str
     queue_us: float
     predict_us: float
+    endpoint: str = ""
 
     @property
     def values(self) -> NDArray[Any]:
@@ -84,13 +85,17 @@ def encode_predict(
     schema: str | None = None,
     encoding: Encoding = "json",
 ) -> list[Frame]:
-    """A predict request's frames: an array as one raw FP64 tensor, anything else in the short form.
+    """A predict request's frames; how the features travel is in `modeld.client.features`.
 
     Raises:
-        ValueError: an array that isn't `[f]` or `[n, f]`, or an infinity in the short form (JSON has none,
-            and it must not turn into a missing value on the way).
-        TypeError: an array that doesn't hold real numbers.
+        ValueError, TypeError: features that can't be sent, as for `modeld.client.features.payload`.
     """
+    sent = payload(features)
+    header: dict[str, Any] = {"op": "predict", "id": request_id}
+    if model is not None:
+        header["model_name"] = model
+    if version is not None:
+        header["model_version"] = version
     parameters: dict[str, Any] = {}
     if timeout_us is not None:
         parameters["timeout_us"] = timeout_us
@@ -98,24 +103,38 @@ def encode_predict(
         parameters["min_generation"] = min_generation
     if schema is not None:
         parameters["schema"] = schema
-    header: dict[str, Any] = {"op": "predict", "id": request_id}
-    if model is not None:
-        header["model_name"] = model
-    if version is not None:
-        header["model_version"] = version
-    raw: list[Frame] = []
-    if isinstance(features, np.ndarray):
-        matrix = _as_matrix(features)
+    if sent.binary_output:
         parameters["binary_data_output"] = True
-        tensor = {"name": "features", "shape": matrix.shape, "datatype": "FP64"}
-        header["inputs"] = [tensor | {"parameters": {"binary_data_size": matrix.nbytes}}]
-        raw.append(matrix.tobytes())
-    else:
-        _refuse_infinities(features)
-        header["features"] = features
     if parameters:
         header["parameters"] = parameters
-    return [_ENCODERS[encoding].encode(header), *raw]
+    header |= sent.fields
+    return [_ENCODERS["msgpack" if sent.needs_msgpack else encoding].encode(header), *sent.raw]
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """One message of the server.
+
+    Attributes:
+        id: the request's id; None where the server couldn't read one, or the reply itself can't be read.
+        header: the header as it came; empty where it can't be read.
+        raw: the raw tensor frames.
+        error: what the message stands for as an exception; None for an answer.
+    """
+
+    id: Any
+    header: dict[str, Any]
+    raw: Sequence[bytes]
+    error: ServerError | ProtocolError | None
+
+
+def read_reply(frames: Sequence[bytes]) -> Reply:
+    """A message's frames as a `Reply`. What can't be read is one too, with a `ProtocolError`."""
+    try:
+        header = decode_header(frames)
+    except ProtocolError as error:
+        return Reply(None, {}, (), error)
+    return Reply(header.get("id"), header, frames[1:], error_of(header))
 
 
 def decode_header(frames: Sequence[bytes]) -> dict[str, Any]:
@@ -148,7 +167,7 @@ def error_of(header: Mapping[str, Any]) -> ServerError | None:
     )
 
 
-def decode_prediction(header: Mapping[str, Any], raw: Sequence[bytes]) -> Prediction:
+def decode_prediction(header: Mapping[str, Any], raw: Sequence[bytes], endpoint: str = "") -> Prediction:
     """A predict reply's header and raw frames as a `Prediction`.
 
     Raises:
@@ -168,6 +187,7 @@ def decode_prediction(header: Mapping[str, Any], raw: Sequence[bytes]) -> Predic
             digest=str(parameters["digest"]),
             queue_us=float(parameters.get("queue_us", 0)),
             predict_us=float(parameters.get("predict_us", 0)),
+            endpoint=endpoint,
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ProtocolError(f"a predict reply that can't be read: {error!r}") from error
@@ -193,29 +213,6 @@ def _decode_tensor(tensor: Mapping[str, Any], frames: Any) -> NDArray[Any]:
     values = values.reshape(shape)
     values.flags.writeable = False
     return values
-
-
-def _as_matrix(features: NDArray[Any]) -> NDArray[np.float64]:
-    if features.dtype.kind not in "fiub":
-        raise TypeError(f"features of dtype {features.dtype}: real numbers are needed")
-    if features.ndim not in (1, 2):
-        raise ValueError(f"features of shape {features.shape}: [f] or [n, f] is needed")
-    return np.ascontiguousarray(np.atleast_2d(features), dtype="<f8")
-
-
-def _refuse_infinities(features: Any, where: str = "features") -> None:
-    """The JSON encoder writes `null` for an infinity: the answer would be to another question."""
-    if isinstance(features, Mapping):
-        for name, value in features.items():
-            _refuse_infinities(value, f"{where}[{name!r}]")
-    elif isinstance(features, (list, tuple)):
-        for index, value in enumerate(features):
-            _refuse_infinities(value, f"{where}[{index}]")
-    elif isinstance(features, np.ndarray):
-        if np.isinf(features).any():
-            raise ValueError(f"{where} holds an infinity")
-    elif isinstance(features, (float, np.floating)) and math.isinf(features):
-        raise ValueError(f"{where} is {features}")
 
 
 def _plain(value: Any) -> Any:

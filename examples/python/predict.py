@@ -1,0 +1,48 @@
+"""A modeld client with pyzmq and plain JSON only; `modeld.client` does more.
+
+    pip install pyzmq
+    python predict.py tcp://127.0.0.1:5555 alpha 0.01 0.02 nan 1.2
+
+Prints "value version generation" and exits 0; 1: the server's error, or a wrong argument; 2: no reply.
+"""
+
+import json
+import math
+import sys
+import time
+
+import zmq
+
+TIMEOUT_S = 1.0
+TRIES = 3
+
+
+def predict(socket, request):
+    """The reply, or None. The id makes it ours: a late one to an older request has another."""
+    for _ in range(TRIES):
+        socket.send(json.dumps(request).encode())  # asking again is harmless: a prediction has no effect
+        deadline = time.monotonic() + TIMEOUT_S
+        while socket.poll(max(0, (deadline - time.monotonic()) * 1000)):
+            reply = json.loads(socket.recv_multipart()[0])
+            if reply["id"] == request["id"]:
+                return reply
+    return None
+
+
+def main(endpoint, model, *words):
+    values = [float(word) for word in words]
+    # A missing value is null: JSON has no NaN.
+    features = [None if math.isnan(value) else value for value in values]
+    with zmq.Context() as context, context.socket(zmq.DEALER) as socket:  # REQ would be stuck after a timeout
+        socket.linger = 0
+        socket.connect(endpoint)
+        reply = predict(socket, {"id": "python-1", "model_name": model, "features": features})
+    if reply is None:
+        sys.exit(2)
+    if "error" in reply:
+        sys.exit(f"{reply['code']}: {reply['error']}")
+    print(reply["outputs"][0]["data"][0], reply["model_version"], reply["parameters"]["generation"])
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,133 @@
+"""Backups that are consistent while others write, and their way back.
+
+The logs are append-only and versions are sealed. So a backup takes each log up to a point first, and then the versions
+that this log speaks of: whatever comes later isn't in it, whatever is in it is complete.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from modelreg import trash
+from modelreg.archive import Progress, unpack_tar, write_tar
+from modelreg.clock import utc_now
+from modelreg.disk import DISK, Disk
+from modelreg.errors import ConflictError, IntegrityError, NotFoundError, StoreUnavailableError
+from modelreg.records import canonical_json, record_name
+from modelreg.sealed import CHECKSUM_FILE, Sealed, checksum_bytes, read_sealed
+
+if TYPE_CHECKING:
+    from modelreg.core import Core
+    from modelreg.state import VersionState
+
+_TELLING_FILE = "backup.json"
+
+
+def back_up(registry: Core, target: Path | None, progress: Progress, disk: Disk) -> tuple[Path, int]:
+    """Write a backup; returns where and how many files. Default: ``.registry/backups/<UTC second>.tar``.
+
+    Raises:
+        ConflictError: the target exists. IntegrityError: a log is broken or a version's files aren't those sealed.
+        StoreUnavailableError: something can't be read or written.
+    """
+    if target is None:
+        directory = registry.root / ".registry" / "backups"
+        disk.make_dirs(directory)
+        target = directory / f"{utc_now():%Y%m%d_%H%M%S}.tar"
+    elif target.is_dir():
+        target = target / f"modelreg-{utc_now():%Y%m%d_%H%M%S}.tar"
+    return target, write_tar(target, _members(registry, progress, disk), disk)
+
+
+def _members(registry: Core, progress: Progress, disk: Disk) -> Iterator[tuple[str, Path | bytes]]:
+    home = registry.root / ".registry"
+    for own in ("registry.json", "registry.yaml"):
+        if (home / own).exists():
+            yield f".registry/{own}", home / own
+    heads = {}
+    for name in registry.models():
+        progress(name)
+        state = registry.state(name)
+        if state.broken:
+            raise IntegrityError(
+                f"model {name!r} is read-only: {state.broken}; mend it before you back it up"
+            )
+        heads[name] = {"seq": state.seq, "head": state.head}
+        for seq in range(1, state.seq + 1):
+            yield f"{name}/log/{record_name(seq)}", registry.root / name / "log" / record_name(seq)
+        for found in state.versions.values():
+            if found.status == "deleted":
+                continue
+            sealed = _read(registry, name, found, disk)
+            for file, data in {**sealed.files, CHECKSUM_FILE: checksum_bytes(sealed.files)}.items():
+                yield f"{name}/versions/{found.version}/{file}", data
+        signatures = registry.root / name / "signatures"
+        for signature in sorted(signatures.glob("*.sig")) if signatures.is_dir() else ():
+            yield f"{name}/signatures/{signature.name}", signature
+    yield f".registry/{_TELLING_FILE}", canonical_json({"format": 1, "models": heads})
+
+
+def _read(registry: Core, name: str, found: VersionState, disk: Disk) -> Sealed:
+    """A version's files; deleted since the log was read, they are in the trash."""
+    limit = registry.settings.limits.version_bytes
+    try:
+        directory = registry.version_dir(name, found.version)
+        return read_sealed(directory, expect_digest=found.digest, max_bytes=limit, disk=disk)
+    except NotFoundError:
+        for entry in trash.entries(registry.root, disk):
+            if (entry.name, entry.version) == (name, found.version):
+                return read_sealed(entry.path, expect_digest=found.digest, max_bytes=limit, disk=disk)
+        raise IntegrityError(f"{directory}: missing, though it is registered; see: modelreg doctor") from None
+
+
+def restore(source: Path, root: Path, disk: Disk = DISK) -> int:
+    """Unpack a backup into a root that isn't there yet, or has nothing in it; returns how many files.
+
+    It is unpacked beside the root, checked, and renamed into place.
+
+    Raises:
+        ConflictError: something is at the root. NotFoundError: no such backup. IntegrityError: it isn't one, or it is
+            damaged. StoreUnavailableError: something can't be written.
+    """
+    from modelreg.core import Core
+
+    if not source.is_file():
+        raise NotFoundError(f"{source}: no such backup")
+    if root.exists() and (not root.is_dir() or any(root.iterdir())):
+        raise ConflictError(f"{root}: is in use; restore into a new directory, then move it")
+    staging = root.absolute().parent / f".tmp-restore-{uuid.uuid4().hex}"
+    try:
+        disk.make_dirs(staging)
+        count = unpack_tar(source, staging, disk)
+        try:
+            told = json.loads((staging / ".registry" / _TELLING_FILE).read_bytes())["models"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise IntegrityError(f"{source}: not a backup of modelreg") from error
+        registry = Core(staging, disk=disk)
+        for name, head in told.items():
+            state = registry.state(name)
+            if state.broken or (state.seq, state.head) != (head["seq"], head["head"]):
+                raise IntegrityError(
+                    f"{source}: the log of {name} isn't complete: {state.broken or 'other head'}"
+                )
+            for found in state.versions.values():
+                directory = registry.version_dir(name, found.version)
+                if found.status != "deleted":
+                    limit = registry.settings.limits.version_bytes
+                    read_sealed(directory, expect_digest=found.digest, max_bytes=limit, disk=disk)
+        if root.exists():
+            root.rmdir()
+        disk.rename(staging, root)
+        disk.fsync_dir(root.absolute().parent)
+        return count
+    except OSError as error:
+        if isinstance(error, StoreUnavailableError):
+            raise
+        raise StoreUnavailableError(f"{root}: can't be restored: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)

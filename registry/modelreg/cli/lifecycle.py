@@ -1,0 +1,100 @@
+"""The verbs of a version's life: fail, validate, tag, untag, archive, unarchive, delete."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Annotated
+
+import typer
+
+from modelreg import render
+from modelreg.cli.app import app
+from modelreg.cli.shared import (
+    DryRunOption,
+    Globals,
+    OptionalReason,
+    ReasonOption,
+    RefArgument,
+    YesOption,
+    changed,
+    confirm,
+    out,
+)
+
+
+@app.command()
+def fail(
+    context: typer.Context, ref: RefArgument, reason: ReasonOption, dry_run: DryRunOption = False
+) -> None:
+    """Mark a version as failed: it can't be promoted any more."""
+    told: Globals = context.obj
+    changed(told, told.open().fail(ref, reason=reason, dry_run=dry_run), ref, "marked as failed", dry_run)
+
+
+@app.command()
+def validate(context: typer.Context, ref: RefArgument) -> None:
+    """Check a version's checksums, load it in a process of its own, and replay its golden rows."""
+    told: Globals = context.obj
+    report = told.open().validate(ref)
+    if told.json or told.quiet:
+        out(told, {**dataclasses.asdict(report), "ok": True}, f"{report.name}:{report.version}")
+    else:
+        render.print_table(("CHECK", "RESULT"), [(check.name, check.detail) for check in report.checks])
+
+
+TagArgument = Annotated[str, typer.Argument(metavar="T", help="The label.")]
+
+
+@app.command()
+def tag(context: typer.Context, ref: RefArgument, label: TagArgument, reason: OptionalReason = None) -> None:
+    """Put a free label on a version; a label never moves a channel."""
+    told: Globals = context.obj
+    changed(told, told.open().tag(ref, label, reason=reason), ref, f"tagged {label}", False)
+
+
+@app.command()
+def untag(
+    context: typer.Context, ref: RefArgument, label: TagArgument, reason: OptionalReason = None
+) -> None:
+    """Take a label off a version."""
+    told: Globals = context.obj
+    changed(told, told.open().untag(ref, label, reason=reason), ref, f"rid of the tag {label}", False)
+
+
+@app.command()
+def archive(
+    context: typer.Context, ref: RefArgument, reason: OptionalReason = None, dry_run: DryRunOption = False
+) -> None:
+    """Retire a version: it can't be promoted, and channels but production let go of it."""
+    told: Globals = context.obj
+    changed(told, told.open().archive(ref, reason=reason, dry_run=dry_run), ref, "archived", dry_run)
+
+
+@app.command()
+def unarchive(
+    context: typer.Context, ref: RefArgument, reason: OptionalReason = None, dry_run: DryRunOption = False
+) -> None:
+    """Give an archived version its status back."""
+    told: Globals = context.obj
+    changed(told, told.open().unarchive(ref, reason=reason, dry_run=dry_run), ref, "unarchived", dry_run)
+
+
+@app.command()
+def delete(
+    context: typer.Context,
+    ref: RefArgument,
+    force: Annotated[
+        bool, typer.Option("--force", help="Delete it though it is tagged or a channel holds it.")
+    ] = False,
+    reason: OptionalReason = None,
+    yes: YesOption = False,
+    dry_run: DryRunOption = False,
+) -> None:
+    """Delete a version: its files go to the trash; what is in production can't be deleted."""
+    told: Globals = context.obj
+    registry = told.open()
+    registry.delete(ref, force=force, reason=reason, dry_run=True)
+    if not dry_run:
+        confirm(f"Delete {ref}?", yes)
+    commit = registry.delete(ref, force=force, reason=reason, dry_run=dry_run)
+    changed(told, commit, ref, "deleted", dry_run)

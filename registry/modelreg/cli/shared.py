@@ -1,0 +1,84 @@
+"""What the verbs share: the global options, the arguments that recur, and how results are shown."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from modelreg import render
+from modelreg.registry import Registry
+from modelreg.results import Commit
+from modelreg.settings import Settings
+
+RefArgument = Annotated[
+    str,
+    typer.Argument(metavar="REF", help="NAME, NAME:VERSION, NAME:CHANNEL, NAME:production~1, NAME@sha256:…"),
+]
+ReasonOption = Annotated[str, typer.Option("--reason", help="Why; it goes to the log.")]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Say what would change, and change nothing.")]
+ExpectOption = Annotated[
+    str | None,
+    typer.Option(
+        "--expect", metavar="VERSION", help="Only if the channel holds this version now, else exit 4."
+    ),
+]
+
+
+OptionalReason = Annotated[str | None, typer.Option("--reason", help="Why; it goes to the log.")]
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Don't ask; only a terminal is ever asked.")]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Globals:
+    root: Path
+    json: bool
+    quiet: bool
+    actor: str | None
+    settings: Settings | None
+
+    def open(self, *, heal: bool = True) -> Registry:
+        return Registry(self.root, self.actor, settings=self.settings, heal=heal)
+
+
+def committed(told: Globals, commit: Commit, dry_run: bool) -> None:
+    verb = "would move" if dry_run else "moved"
+    text = (
+        f"{commit.name}: {commit.channel} {verb} from {commit.from_version or 'nothing'} to "
+        f"{commit.to_version} (record {commit.seq})"
+    )
+    out(told, {**dataclasses.asdict(commit), "dry_run": dry_run}, text, f"{commit.name}:{commit.to_version}")
+
+
+def changed(told: Globals, commit: Commit, ref: str, what: str, dry_run: bool) -> None:
+    """One line about a version that changed: ``ref is approved (record 7)``."""
+    text = f"{ref} {'would be' if dry_run else 'is'} {what} (record {commit.seq})"
+    out(told, {**dataclasses.asdict(commit), "did": what, "dry_run": dry_run}, text, ref)
+
+
+def out(told: Globals, data: dict[str, Any], text: str, name: str | None = None) -> None:
+    if told.json:
+        render.print_json(data)
+    else:
+        print(name if told.quiet and name is not None else text)
+
+
+def show_rows(told: Globals, columns: Sequence[str], rows: Sequence[Sequence[str]], data: Any) -> None:
+    """A table for people, ``data`` as JSON for machines, the first column alone with ``--quiet``."""
+    if told.json:
+        render.print_json(data)
+    elif told.quiet:
+        for row in rows:
+            print(row[0])
+    else:
+        render.print_table(columns, rows)
+
+
+def confirm(question: str, yes: bool) -> None:
+    """Ask on a terminal, unless ``--yes`` was given; a "no" ends the command with status 1."""
+    if not yes and sys.stdin.isatty() and sys.stderr.isatty():
+        typer.confirm(question, abort=True, err=True)

@@ -1,0 +1,117 @@
+"""Leases: a daemon says which version it is serving, so that nobody deletes it meanwhile.
+
+A lease is a small file in ``.registry/leases`` with the moment it ends; whoever dies simply stops renewing it.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from modelreg.clock import rfc3339, utc_now
+from modelreg.disk import Disk
+from modelreg.errors import IntegrityError, StoreUnavailableError
+
+#: How long a lease holds unless it is renewed, in seconds.
+DEFAULT_TTL_S = 300.0
+
+_MAX_LEASE_BYTES = 64 << 10
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseInfo:
+    """A lease that holds now."""
+
+    name: str
+    version: str
+    holder: str
+    expires_at: str
+
+
+class Lease:
+    """One version in use. Renew it before ``ttl_s`` is over, release it at the end; or use it as a context.
+
+    Not thread-safe: whoever took it renews it.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        name: str,
+        version: str,
+        holder: str,
+        *,
+        ttl_s: float,
+        clock: Callable[[], dt.datetime] = utc_now,
+        disk: Disk,
+    ) -> None:
+        self.name, self.version, self.holder = name, version, holder
+        self._ttl = dt.timedelta(seconds=ttl_s)
+        self._clock = clock
+        self._disk = disk
+        self._path = directory / f"{name}@{version}@{uuid.uuid4().hex}.json"
+        self.renew()
+
+    def renew(self) -> None:
+        """Let it hold for another ``ttl_s`` seconds from now.
+
+        Raises:
+            StoreUnavailableError: the file can't be written.
+        """
+        told = {
+            "name": self.name,
+            "version": self.version,
+            "holder": self.holder,
+            "expires_at": rfc3339(self._clock() + self._ttl),
+        }
+        try:
+            self._disk.make_dirs(self._path.parent)
+            self._disk.write_replace(self._path, json.dumps(told).encode())
+        except OSError as error:
+            raise StoreUnavailableError(
+                f"{self._path}: can't be written: {error.strerror or error}"
+            ) from error
+
+    def release(self) -> None:
+        """Let go; doing so twice does no harm."""
+        self._disk.discard(self._path)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()
+
+
+def active(directory: Path, now: dt.datetime, disk: Disk) -> list[LeaseInfo]:
+    """The leases that hold at ``now``; a file that can't be read counts as none.
+
+    Raises:
+        StoreUnavailableError: the directory can't be read: then nobody knows what is in use.
+    """
+    found = []
+    try:
+        files = disk.listdir(directory) if disk.exists(directory) else []
+    except OSError as error:
+        raise StoreUnavailableError(f"{directory}: can't be read: {error.strerror or error}") from error
+    for file in files:
+        if not file.endswith(".json"):
+            continue
+        try:
+            told = json.loads(disk.read(directory / file, max_bytes=_MAX_LEASE_BYTES))
+            info = LeaseInfo(
+                str(told["name"]), str(told["version"]), str(told["holder"]), str(told["expires_at"])
+            )
+            if dt.datetime.fromisoformat(info.expires_at) > now:
+                found.append(info)
+        except (OSError, ValueError, KeyError, TypeError, IntegrityError):
+            continue
+    return found

@@ -1,0 +1,40 @@
+"""The options of a client's sockets, blocking or asyncio alike."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import zmq
+
+#: Milliseconds before a lost connection is tried again: the first time, and at most.
+RECONNECT_MS, RECONNECT_MAX_MS = 20, 1000
+#: Servers that vanished without a word are noticed by heartbeats. Milliseconds.
+HEARTBEAT_MS, HEARTBEAT_TIMEOUT_MS = 5000, 15000
+#: The topics that `on_swap` is called for begin with one of these.
+SWAPS = (b"swap.", b"rollback.")
+
+
+def connect(socket: zmq.Socket[Any], endpoint: str) -> None:
+    """Set up a DEALER and connect it. Raises zmq.ZMQError for an endpoint that can't be parsed."""
+    _set_options(socket)
+    # Nothing is queued for a server that isn't there: a rollback given up must not run an hour later.
+    socket.setsockopt(zmq.IMMEDIATE, 1)
+    socket.connect(endpoint)
+
+
+def subscribe(socket: zmq.Socket[Any], endpoints: str | Sequence[str]) -> None:
+    """Set up a SUB socket for swaps at these endpoints. Raises as `connect`."""
+    _set_options(socket)
+    for topic in SWAPS:
+        socket.setsockopt(zmq.SUBSCRIBE, topic)
+    for endpoint in [endpoints] if isinstance(endpoints, str) else endpoints:
+        socket.connect(endpoint)
+
+
+def _set_options(socket: zmq.Socket[Any]) -> None:
+    socket.setsockopt(zmq.LINGER, 0)
+    socket.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS)
+    socket.setsockopt(zmq.RECONNECT_IVL_MAX, RECONNECT_MAX_MS)
+    socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
+    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_TIMEOUT_MS)

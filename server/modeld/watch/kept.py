@@ -1,0 +1,91 @@
+"""The last known good: a verified copy of each version served, in the daemon's own directory.
+
+    <state_dir>/good/<model>/<hex of the digest>/   the sealed files
+    <state_dir>/good/<model>.json                   which one, its generation, and what was rejected
+
+With it a restart serves without the registry, generations go on where they were, and a rejected version isn't tried
+anew. The record names a copy only after the copy is on the disk.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+from pathlib import Path
+
+import msgspec
+
+from modeld.swap.policy import Pointer
+from modeld.watch.messages import Keep, Kept
+from modelreg.disk import DISK
+from modelreg.errors import IntegrityError, RegistryError
+from modelreg.names import check_model_name
+from modelreg.sealed import CHECKSUM_FILE, checksum_bytes, digest_of, read_sealed
+
+#: The record's file is never larger. Bytes.
+_MAX_RECORD_BYTES = 1 << 20
+
+
+class KeptVersions:
+    """The copies below `state_dir`. Used by the watcher alone."""
+
+    def __init__(self, state_dir: str) -> None:
+        self._good = Path(state_dir) / "good"
+
+    def load(self) -> list[Kept]:
+        """What is kept; a record that can't be read is as if it weren't there."""
+        found = []
+        try:
+            names = sorted(os.listdir(self._good))
+        except OSError:
+            return []
+        for name in names:
+            if name.endswith(".json"):
+                try:
+                    data = DISK.read(self._good / name, max_bytes=_MAX_RECORD_BYTES)
+                    kept = msgspec.json.decode(data, type=Kept)
+                except (OSError, IntegrityError, msgspec.DecodeError):
+                    continue
+                directory = self._directory(kept.pointer)
+                pointer = dataclasses.replace(kept.pointer, directory=str(directory))
+                found.append(Kept(pointer, kept.generation, kept.rejected))
+        return found
+
+    def keep(self, request: Keep) -> None:
+        """Copy the version if it isn't there, then name it.
+
+        Raises:
+            RegistryError: the version's bytes can't be had or aren't those of the digest.
+            OSError: the copy can't be written.
+        """
+        pointer = request.kept.pointer
+        directory = self._directory(pointer)
+        if not directory.exists():
+            self._copy(Path(pointer.directory), directory, pointer.digest)
+        DISK.write_replace(self._record(pointer.model), msgspec.json.encode(request.kept))
+        for other in directory.parent.iterdir():
+            if other != directory:
+                shutil.rmtree(other, ignore_errors=True)
+
+    def _directory(self, pointer: Pointer) -> Path:
+        return self._good / check_model_name(pointer.model) / pointer.digest.removeprefix("sha256:")
+
+    def _record(self, model: str) -> Path:
+        return self._good / f"{model}.json"
+
+    @staticmethod
+    def _copy(source: Path, target: Path, digest: str) -> None:
+        sealed = read_sealed(source, expect_digest=digest)
+        checksum = checksum_bytes(sealed.files)
+        if digest_of(checksum) != digest:
+            raise RegistryError(f"{source}: its {CHECKSUM_FILE} is sealed in another form; no copy is kept")
+        DISK.make_dirs(target.parent)
+        staging = target.parent / f".staging-{os.getpid()}"
+        shutil.rmtree(staging, ignore_errors=True)
+        DISK.make_dirs(staging)
+        for name, data in {**sealed.files, CHECKSUM_FILE: checksum}.items():
+            DISK.write_new(staging / name, data, mode=0o444)
+        DISK.fsync_dir(staging)
+        DISK.rename(staging, target)
+        DISK.fsync_dir(target.parent)
