@@ -49,6 +49,8 @@ class FakeServed:
         self.pending = 0
         self.refused: list[RequestError] = []
         self.closed = False
+        self.path = "worker"
+        self.unplanned_why = "a fake has no plan"
 
     @property
     def alive(self) -> bool:

@@ -19,7 +19,7 @@ DEFAULT_PATH = Path("/etc/modeld/modeld.yaml")
 ENV_FILE = "MODELD_CONFIG"
 _ENV_PREFIX = "MODELD_"
 #: Environment names with our prefix that are not settings.
-_ENV_OTHERS = frozenset({"MODELD_CONFIG", "MODELD_ENDPOINT"})
+_ENV_OTHERS = frozenset({"MODELD_CONFIG", "MODELD_ENDPOINT", "MODELD_NO_KERNEL"})
 
 #: No time is longer than this: infinity isn't one. Seconds (31 years).
 _LONGEST = 1e9
@@ -76,6 +76,10 @@ class Limits(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     drain_timeout_s: _NonNegative = 10
 
 
+class PlanSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    inline_rows: Annotated[int, msgspec.Meta(ge=0, le=4096)] = 32
+
+
 class LoopSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     busy_poll_us: Annotated[int, msgspec.Meta(ge=0, le=10_000)] = 0
 
@@ -97,6 +101,7 @@ class Config(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     workers: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
     probation: Probation = Probation()
     on_reject: Literal["rollback", "hold"] = "rollback"
+    plan: PlanSettings = PlanSettings()
     limits: Limits = Limits()
     loop: LoopSettings = LoopSettings()
     logging: Logging = Logging()

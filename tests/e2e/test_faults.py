@@ -44,7 +44,7 @@ def test_a_worker_that_hangs_is_replaced(
     make_daemon: Callable[..., Daemon], registry: Registry, trained: dict[str, Trained], rows: np.ndarray
 ) -> None:
     """A stopped worker counts as dead after limits.predict_timeout_s."""
-    daemon = make_daemon(registry.root, limits={"predict_timeout_s": 0.3}).start()
+    daemon = make_daemon(registry.root, limits={"predict_timeout_s": 0.3}, plan={"inline_rows": 0}).start()
     with Stream(daemon, rows) as stream:
         os.kill(serving_pid(daemon), signal.SIGSTOP)
         stream.until("1.0.0")

@@ -44,7 +44,7 @@ def test_plain_json_over_req_and_dealer(daemon: Daemon, rows: np.ndarray, delimi
     assert reply["id"] == 7
     assert reply["outputs"][0]["name"] == "predictions"
     assert reply["outputs"][0]["shape"] == [1]
-    assert reply["parameters"].keys() == {"generation", "digest", "queue_us", "predict_us"}
+    assert reply["parameters"].keys() == {"generation", "digest", "queue_us", "predict_us", "path"}
 
 
 def test_raw_frames_both_ways(daemon: Daemon, trained: dict[str, Trained], rows: np.ndarray) -> None:

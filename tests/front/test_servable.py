@@ -569,3 +569,75 @@ def test_every_request_has_exactly_one_outcome(steps):
         assert (stage.servable.pending, stage.servable._queued_bytes) == (0, 0)
     finally:
         stage.close()
+
+
+class FakeScorer:
+    """A checked plan that says what a model would, or what a wrong one would."""
+
+    def __init__(self, contract: Contract, at: int) -> None:
+        self.contract = contract
+        self.at = at
+        self.scale = 1.0
+        self.calls = 0
+
+    def score_bytes(self, rows: bytes, n: int) -> bytes:
+        self.calls += 1
+        out = predict(self.contract, np.frombuffer(rows).reshape(n, -1))[self.at]
+        return (out * self.scale).tobytes()
+
+
+@pytest.fixture
+def planned() -> Iterator[tuple[Servable, list[FakeScorer], list[str]]]:
+    """A version with plans for up to 4 rows, and no worker; its scorers and its incidents."""
+    incidents: list[str] = []
+
+    def on_bad_output(_: Servable, what: str) -> str:
+        incidents.append(what)
+        return "i-1"
+
+    scorers = [FakeScorer(TWO_OUTPUTS, at) for at in range(2)]
+    servable = Servable(
+        pointer("1.0.0"), TWO_OUTPUTS, lambda: 1000, queue_requests=10, queue_bytes=1 << 20,
+        on_bad_output=on_bad_output, scorers=scorers, scored_rows=4,
+    )  # fmt: skip
+    yield servable, scorers, incidents
+    servable.close(kill=True)
+
+
+@pytest.mark.parametrize("rows", [1, 4])
+def test_few_rows_are_scored_at_once(planned, rows):
+    """By the plans, without a worker, each output right."""
+    servable, _, _ = planned
+    job = Recorded(np.arange(rows * 2.0).reshape(rows, 2))
+    servable.submit(job)
+    assert right(job, TWO_OUTPUTS)
+    assert (job.path, servable.path, servable.pending) == ("plan", "plan", 0)
+
+
+def test_more_rows_wait_for_a_worker(planned):
+    """What is too large for the loop goes to workers as ever."""
+    servable, scorers, _ = planned
+    job = Recorded(np.arange(10.0).reshape(5, 2))
+    servable.submit(job)
+    assert (job.outcomes, job.path, servable.pending) == ([], "worker", 1)
+    assert not any(scorer.calls for scorer in scorers)
+    servable.fail_all(lambda: RequestError("NOT_READY", "gone"))
+
+
+@pytest.mark.parametrize("scale", [np.nan, np.inf])
+def test_a_plan_that_is_not_finite_is_an_incident(planned, scale):
+    """As from a worker: no such number leaves the daemon."""
+    servable, scorers, incidents = planned
+    scorers[1].scale = scale
+    job = Recorded([[1.0, 2.0]])
+    servable.submit(job)
+    assert (job.code, incidents) == ("INTERNAL", ["an output isn't finite"])
+
+
+def test_a_late_request_is_not_scored(planned):
+    """A deadline that has passed saves the work here too."""
+    servable, scorers, _ = planned
+    job = Recorded([[1.0, 2.0]], deadline_ns=999)
+    servable.submit(job)
+    assert job.code == "DEADLINE_EXCEEDED"
+    assert not scorers[0].calls

@@ -57,6 +57,7 @@ class StandIn:
             raw=raw,
             queue_us=1,
             predict_us=2,
+            path="worker",
         )
 
 

@@ -24,7 +24,17 @@ def codec(request):
 
 def made(encode, tensors, rows, *, raw, request_id="42", contract=CONTRACT):
     return replies.prediction(
-        encode, request_id, contract, 12, "sha256:d", tensors, rows, raw=raw, queue_us=8, predict_us=31
+        encode,
+        request_id,
+        contract,
+        12,
+        "sha256:d",
+        tensors,
+        rows,
+        raw=raw,
+        queue_us=8,
+        predict_us=31,
+        path="plan",
     )
 
 
@@ -42,7 +52,13 @@ def test_a_reply_says_what_answered(codec, request_id):
             {"name": "1d", "shape": [2], "datatype": "FP64", "data": [0.0, 1.0]},
             {"name": "classes", "shape": [2, 3], "datatype": "FP64", "data": [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]},
         ],
-        "parameters": {"generation": 12, "digest": "sha256:d", "queue_us": 8, "predict_us": 31},
+        "parameters": {
+            "generation": 12,
+            "digest": "sha256:d",
+            "queue_us": 8,
+            "predict_us": 31,
+            "path": "plan",
+        },
     }
 
 

@@ -23,6 +23,9 @@ import zmq
 from modeld import log
 from modeld.config import Config
 from modeld.errors import ModeldError, NothingToServe
+from modeld.forest.errors import PlanError, PlanRefused
+from modeld.forest.scorer import Scorer
+from modeld.forest.sealed import open_plans
 from modeld.front import sockets
 from modeld.front.admin import AdminService
 from modeld.front.data import DataService, Served
@@ -394,9 +397,12 @@ class Daemon:
             self.models[served.contract.model].slot.worker_died(served, how)
 
         worker.on_packet, worker.on_end = on_packet, on_end
+        worker.takes_fds = False
         served.attach(lane)
 
-    def new_servable(self, pointer: Pointer, contract: Contract) -> Servable:
+    def new_servable(
+        self, pointer: Pointer, contract: Contract, scorers: list[Scorer], unplanned_why: str
+    ) -> Servable:
         limits = self.config.limits
         return Servable(
             pointer,
@@ -405,6 +411,9 @@ class Daemon:
             queue_requests=limits.queue_requests,
             queue_bytes=limits.queue_bytes,
             on_bad_output=self._on_bad_output,
+            scorers=scorers,
+            scored_rows=self.config.plan.inline_rows,
+            unplanned_why=unplanned_why,
         )
 
     def _add_model(self, name: str) -> Slot:
@@ -525,7 +534,8 @@ class Daemon:
             if rejection is not None
             else None,
             "held": slot.held,
-            "path": "worker",
+            "path": binding.served.path if binding is not None else None,
+            "path_reason": (binding.served.unplanned_why or None) if binding is not None else None,
             "requests": stats.requests,
             "errors": sum(stats.errors.values()),
             "p50_us": p50,
@@ -625,8 +635,31 @@ class RunningTrial:
             platform=ready.platform,
             row_independent=ready.row_independent,
         )
-        served = self._daemon.new_servable(pointer, contract)
+        scorers, why = self._plans(ready, contract)
+        served = self._daemon.new_servable(pointer, contract, scorers, why)
         self._trial.passed(served, self._worker, ready.stages_ms)
+
+    def _plans(self, ready: ipc.Ready, contract: Contract) -> tuple[list[Scorer], str]:
+        """The plans that the worker sent, checked; or none, and why not. They are no reason to reject a version."""
+        daemon, why = self._daemon, ready.unplanned_why
+        if not daemon.config.plan.inline_rows:
+            return [], "plan.inline_rows is 0"
+        if ready.planned:
+            try:
+                if self._worker is None or not self._worker.fds:
+                    raise PlanRefused("none came")
+                scorers = open_plans(self._worker.fds[0], daemon.config.trial.max_version_mb << 20)
+                shapes = [(scorer.n_features, scorer.n_outputs) for scorer in scorers]
+                if shapes != [(contract.n_features, width or 1) for _, width in contract.outputs]:
+                    raise PlanRefused(f"plans of {shapes} (features, outputs) don't fit the contract")
+            except PlanError as error:
+                why = f"the worker's plan is refused: {error}"
+            else:
+                size = sum(scorer.checked.nbytes for scorer in scorers)
+                daemon.log(log.PLAN_SERVES, model=contract.model, version=contract.version, bytes=size)
+                return scorers, ""
+        daemon.log(log.PLAN_MISSING, model=contract.model, version=contract.version, reason=why)
+        return [], why
 
     def _on_end(self, how: str) -> None:
         """Also after it passed, as long as nobody took the worker over."""

@@ -86,6 +86,7 @@ class PredictJob(Job):
                 raw=self.raw,
                 queue_us=self.queue_ns // 1000,
                 predict_us=predict_ns // 1000,
+                path=self.path,
             ),
         )
         stats = self.stats
@@ -335,5 +336,6 @@ def _metadata(slot: Slot) -> dict[str, Any]:
             "generation": binding.generation,
             "digest": binding.digest,
             "nan": "missing" if contract.nan_allowed else "refused",
+            "path": binding.served.path,
         },
     }

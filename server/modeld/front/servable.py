@@ -1,6 +1,7 @@
 """One version with its workers: the queue in front of them, what is under way, and what happens when one dies.
 
-Small requests (up to SMALL_ROWS rows) have their own lane. Batching is opportunistic: what queued while the worker was
+Where a version has plans, requests of few rows are scored at once in this process. Everything else goes to workers:
+small requests (up to SMALL_ROWS rows) have their own lane. Batching is opportunistic: what queued while the worker was
 busy goes to it as one matrix, and nothing waits for a batch to fill. A larger matrix goes as a memfd, one at a time a
 worker, and the worker looks for small packets between its slices.
 
@@ -16,12 +17,13 @@ import os
 import socket
 import struct
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 
 from modeld.errors import RequestError, retryable
+from modeld.forest.scorer import Scorer
 from modeld.swap.policy import TRANSITIONS, Pointer, State
 from modeld.wire.contract import Contract
 from modeld.work import ipc
@@ -40,7 +42,7 @@ class Job:
     Exactly one of `finish` and `refuse` is called, once.
     """
 
-    __slots__ = ("admitted_ns", "attempts", "data", "deadline_ns", "queue_ns", "rows")
+    __slots__ = ("admitted_ns", "attempts", "data", "deadline_ns", "path", "queue_ns", "rows")
 
     def __init__(self, data: bytes, rows: int, admitted_ns: int, deadline_ns: int | None) -> None:
         self.data = data
@@ -49,6 +51,8 @@ class Job:
         self.deadline_ns = deadline_ns
         self.attempts = 0
         self.queue_ns = 0
+        #: What computed it: `plan` or `worker`.
+        self.path = "worker"
 
     def finish(self, tensors: list[bytes], predict_ns: int) -> None:
         """The outputs: float64 bytes, one for each output of the contract, and how long the prediction took."""
@@ -114,7 +118,11 @@ class Servable:
         queue_requests: int,
         queue_bytes: int,
         on_bad_output: Callable[[Servable, str], str],
+        scorers: Sequence[Scorer] = (),
+        scored_rows: int = 0,
+        unplanned_why: str = "",
     ) -> None:
+        """`scorers` has a checked plan for each output, or none; up to `scored_rows` rows are scored here with them."""
         self.pointer = pointer
         self.contract = contract
         self.state = State.READY
@@ -127,6 +135,10 @@ class Servable:
         self._clock_ns = clock_ns
         self._next_id = 0
         self._on_bad_output = on_bad_output
+        self._scorers = tuple(scorers)
+        self._scored_rows = scored_rows if scorers else 0
+        #: Why no plan serves; "" where one does.
+        self.unplanned_why = unplanned_why
         self._row_bytes = contract.n_features * 8
         self._reply_bytes = contract.row_width * 8
         self._inline_rows = min(SMALL_ROWS, ipc.INLINE_BYTES // max(self._row_bytes, self._reply_bytes))
@@ -137,6 +149,11 @@ class Servable:
         if to not in TRANSITIONS[self.state]:
             raise ValueError(f"{self.contract.label}: {self.state} → {to} is no legal transition")
         self.state = to
+
+    @property
+    def path(self) -> str:
+        """What answers small requests: `plan`, in this process, or `worker`."""
+        return "plan" if self._scored_rows else "worker"
 
     @property
     def alive(self) -> bool:
@@ -159,6 +176,9 @@ class Servable:
 
     def submit(self, job: Job) -> None:
         """Predict now or queue. Raises RequestError BUSY where the queue is full."""
+        if job.rows <= self._scored_rows:
+            self._score(job)
+            return
         if len(self._small) + len(self._bulk) >= self._queue_requests or (
             self._queued_bytes + len(job.data) > self._queue_bytes and self.pending
         ):
@@ -180,6 +200,24 @@ class Servable:
                 if lane.bulk is None:
                     self._feed(lane)
                     break
+
+    def _score(self, job: Job) -> None:
+        """Answer here and now, by the plans: there is nothing to wait for, not even for a worker."""
+        start = self._clock_ns()
+        if job.deadline_ns is not None and self._expired(job, start):
+            return
+        job.queue_ns = start - job.admitted_ns
+        tensors = [scorer.score_bytes(job.data, job.rows) for scorer in self._scorers]
+        ns = self._clock_ns() - start
+        job.path = "plan"
+        if len(tensors) == 1 and len(tensors[0]) == 8:  # one row, one value: the common case
+            finite = math.isfinite(_VALUE.unpack(tensors[0])[0])
+        else:
+            finite = all(np.isfinite(np.frombuffer(tensor)).all() for tensor in tensors)
+        if finite:
+            job.finish(tensors, ns)
+        else:
+            self._refuse_non_finite(job)
 
     def hung(self, small_ns: int, row_ns: int) -> list[Lane]:
         """Lanes whose worker has been silent for longer than any honest one."""

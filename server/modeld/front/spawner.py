@@ -43,6 +43,9 @@ class Worker:
         self.on_packet: Callable[[bytes], None] = lambda _: None
         self.on_end: Callable[[str], None] = lambda _: None
         self.ended: str | None = None
+        #: Whether a packet may bring a descriptor. `fds` has those of the packet at hand; they are closed after it.
+        self.takes_fds = True
+        self.fds: list[int] = []
         self._spawner = spawner
         self._open = True
 
@@ -74,13 +77,22 @@ class Worker:
 
     def _readable(self) -> None:
         try:
-            packet = self.sock.recv(ipc.MAX_PACKET)
+            if self.takes_fds:
+                packet, self.fds, _, _ = socket.recv_fds(
+                    self.sock, ipc.MAX_PACKET, 1, socket.MSG_CMSG_CLOEXEC
+                )
+            else:
+                packet = self.sock.recv(ipc.MAX_PACKET)
         except BlockingIOError:
             return
         except OSError:
             packet = b""
         if packet:
-            self.on_packet(packet)
+            try:
+                self.on_packet(packet)
+            finally:
+                while self.fds:
+                    os.close(self.fds.pop())
             return
         self._shut()
         if self.ended is not None:

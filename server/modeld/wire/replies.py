@@ -36,6 +36,7 @@ class _About(msgspec.Struct, gc=False):
     digest: str
     queue_us: int
     predict_us: int
+    path: str
 
 
 class _Reply(msgspec.Struct, gc=False):
@@ -58,6 +59,7 @@ def prediction(
     raw: bool,
     queue_us: int,
     predict_us: int,
+    path: str,
 ) -> list[bytes]:
     """The reply's frames. `tensors` are float64 bytes, row-major, one for each output of the contract."""
     outputs: list[_Values | _Raw] = []
@@ -69,7 +71,7 @@ def prediction(
             outputs.append(_Values(name, shape, "FP64", list(_ONE.unpack(data))))
         else:
             outputs.append(_Values(name, shape, "FP64", list(struct.unpack(f"<{len(data) // 8}d", data))))
-    about = _About(generation, digest, queue_us, predict_us)
+    about = _About(generation, digest, queue_us, predict_us, path)
     header = encode(_Reply(request_id, contract.model, contract.version, outputs, about))
     return [header, *tensors] if raw else [header]
 

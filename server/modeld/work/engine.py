@@ -1,4 +1,4 @@
-"""How a worker predicts: the loaded model, and LightGBM's single-row path where it is bit-equal.
+"""How a worker predicts: plans where there are proved ones, else the loaded model, row by row where that is bit-equal.
 
 `LGBM_BoosterPredictForMatSingleRowFast` (LightGBM's C API) keeps its set-up between calls and takes about half of the
 time of `Booster.predict`. It is used only after it gave the same bits as `Booster.predict` on every golden row.
@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from modeld.forest.scorer import Scorer
 from modelreg.loaders import LoadedModel
 
 Matrix = NDArray[np.float64]
@@ -34,6 +35,16 @@ class Engine:
         self.widths = widths
         self.row_width = sum(widths)
         self._fast: _RowByRow | None = None
+        self._scorers: list[Scorer] = []
+
+    def use(self, scorers: list[Scorer]) -> None:
+        """Predict with proved plans from now on, one for each output."""
+        self._scorers = scorers
+
+    @property
+    def slice_rows(self) -> int:
+        """Rows that take about as long as one request may have to wait for them."""
+        return 256 if self._scorers else 8
 
     @property
     def row_independent(self) -> bool:
@@ -46,6 +57,13 @@ class Engine:
 
     def predict(self, source: Buffer, target: Buffer, rows: int, first: int, to: int) -> None:
         """Predict rows `first`..`to` of `rows` float64 rows in `source` into their places in `target`."""
+        if self._scorers:
+            row_bytes = self.model.n_features * 8
+            to_address = target.address
+            for width, scorer in zip(self.widths, self._scorers, strict=True):
+                scorer.score(source.address + first * row_bytes, to - first, to_address + first * width * 8)
+                to_address += rows * width * 8
+            return
         if self._fast is not None:
             self._fast.predict(source.address, target.address, rows, first, to)
             return

@@ -4,7 +4,7 @@ One message is one packet: a 32-byte head (kind, rows, columns, job, nanoseconds
 length field that a peer could lie with: the packet's own length is the length.
 
     front -> worker   TRIAL (JSON Trial) · PREDICT (float64 rows inline) · PREDICT_MEMFD (rows in the descriptor)
-    worker -> front   STAGE (name) · READY (JSON Ready) · REJECTED (JSON Rejected)
+    worker -> front   STAGE (name) · READY (JSON Ready; with a sealed memfd if it has plans) · REJECTED (JSON Rejected)
                       RESULT (float64 outputs inline; for a memfd job they are in the memfd, behind the rows)
                       FAILED (a sentence)
 
@@ -63,6 +63,9 @@ class Ready(msgspec.Struct):
     #: A row's outputs don't depend on the rows beside it, to the bit: rows of several requests may be put together.
     row_independent: bool
     stages_ms: dict[str, float]
+    #: Whether a sealed memfd with a plan for each output comes with this message; if not, why not.
+    planned: bool = False
+    unplanned_why: str = ""
 
 
 class Rejected(msgspec.Struct):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from modeld.work import ipc
+from modeld.work import ipc, plan
 from modeld.work.engine import Engine, Matrix
 from modelreg import golden as golden_rows
 from modelreg import loaders
@@ -34,8 +34,8 @@ class TrialFailed(Exception):
         self.again = again
 
 
-def prove(trial: ipc.Trial, stage: Callable[[str], None]) -> tuple[Engine, ipc.Ready]:
-    """Verify, load and validate `trial`; report each stage as it begins.
+def prove(trial: ipc.Trial, stage: Callable[[str], None]) -> tuple[Engine, ipc.Ready, list[bytearray]]:
+    """Verify, load and validate `trial`; report each stage as it begins. The plans are proved too, if there are any.
 
     Raises:
         TrialFailed: with the stage and the reason. A model that kills its loader kills this process instead.
@@ -87,6 +87,9 @@ def prove(trial: ipc.Trial, stage: Callable[[str], None]) -> tuple[Engine, ipc.R
                 raise TrialFailed("validating", f"golden rows: {difference}")
         engine = Engine(model, [1 if out.ndim == 1 else out.shape[1] for out in outputs])
         fast = engine.prove_fast_path(rows, outputs)
+        start = time.perf_counter()
+        plans, unplanned_why = plan.make(sealed, model, rows)
+        timings["plan"] = round((time.perf_counter() - start) * 1e3, 3)
     ready = ipc.Ready(
         features=features,
         schema=sealed.metadata.schema or "",
@@ -101,8 +104,10 @@ def prove(trial: ipc.Trial, stage: Callable[[str], None]) -> tuple[Engine, ipc.R
         fast_path=fast,
         row_independent=engine.row_independent,
         stages_ms=timings,
+        planned=bool(plans),
+        unplanned_why=unplanned_why,
     )
-    return engine, ready
+    return engine, ready, plans
 
 
 def _read(trial: ipc.Trial) -> Sealed:

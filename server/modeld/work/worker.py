@@ -20,12 +20,11 @@ import time
 
 import msgspec
 
+from modeld.forest import sealed
+from modeld.forest.errors import PlanError
 from modeld.work import ipc, prctl, seccomp
 from modeld.work.engine import Buffer, Engine
 from modeld.work.trial import TrialFailed, prove
-
-#: Rows of a memfd matrix between two looks at the socket.
-SLICE_ROWS = 8
 
 
 def main(channel: socket.socket) -> None:
@@ -34,20 +33,38 @@ def main(channel: socket.socket) -> None:
     if not packet:
         return
     trial = msgspec.json.decode(packet[ipc.HEAD.size :], type=ipc.Trial)
+    plan_fd = _reserve(trial)
     _confine(trial)
 
     def stage(name: str) -> None:
         channel.send(ipc.head(ipc.STAGE) + name.encode())
 
     try:
-        engine, ready = prove(trial, stage)
+        engine, ready, plans = prove(trial, stage)
     except TrialFailed as failure:
         answer = msgspec.json.encode(ipc.Rejected(failure.stage, str(failure), failure.again))
         channel.send(ipc.head(ipc.REJECTED) + answer[: ipc.INLINE_BYTES])
         return
     signal.setitimer(signal.ITIMER_REAL, 0)
-    channel.send(ipc.head(ipc.READY) + msgspec.json.encode(ready))
+    if plans:
+        try:
+            sealed.seal(plan_fd, plans)
+            engine.use(sealed.open_plans(plan_fd, trial.max_bytes))
+        except (OSError, PlanError) as error:
+            ready.planned, ready.unplanned_why = False, f"no sealed memory for the plans: {error}"
+        plans.clear()  # from here on the front and this process share the memfd's pages
+    packet = ipc.head(ipc.READY) + msgspec.json.encode(ready)
+    socket.send_fds(channel, [packet], [plan_fd] if ready.planned else [])
+    if plan_fd >= 0:
+        os.close(plan_fd)
     _serve(channel, engine)
+
+
+def _reserve(trial: ipc.Trial) -> int:
+    try:
+        return sealed.reserve(trial.max_bytes)
+    except OSError:
+        return -1  # the plans are for speed; what they can't have is told when they are there
 
 
 def _confine(trial: ipc.Trial) -> None:
@@ -89,7 +106,7 @@ class _Bulk:
     def step(self, engine: Engine) -> bool:
         """Compute one slice; True when the matrix is done."""
         start = time.perf_counter_ns()
-        to = min(self._at + SLICE_ROWS, self.rows) if engine.row_independent else self.rows
+        to = min(self._at + engine.slice_rows, self.rows) if engine.row_independent else self.rows
         engine.predict(self._source, self._target, self.rows, self._at, to)
         self._at = to
         self.spent_ns += time.perf_counter_ns() - start
