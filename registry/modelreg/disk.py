@@ -38,6 +38,12 @@ class Disk:
 
     def read(self, path: str | Path, *, max_bytes: int, dir_fd: int | None = None) -> bytes:
         """The bytes of a regular file, read once; never follows a symlink, never blocks on a FIFO."""
+        return self.read_marked(path, max_bytes=max_bytes, dir_fd=dir_fd)[0]
+
+    def read_marked(
+        self, path: str | Path, *, max_bytes: int, dir_fd: int | None = None
+    ) -> tuple[bytes, str]:
+        """As ``read``, with the ``mark`` of the very file that was read."""
         fd = self._os.open(path, _READ_FLAGS, dir_fd=dir_fd)
         try:
             info = self._os.fstat(fd)
@@ -50,7 +56,7 @@ class Disk:
                 if left < 0:
                     raise IntegrityError(f"{path}: larger than the limit of {max_bytes} bytes")
                 chunks.append(chunk)
-            return b"".join(chunks)
+            return b"".join(chunks), _mark(info)
         finally:
             self._os.close(fd)
 
@@ -74,10 +80,9 @@ class Disk:
     def mark(self, path: str | Path) -> str | None:
         """A text that another file at ``path`` wouldn't have: inode, size and moment; None where there is none."""
         try:
-            info = self._os.lstat(path)
+            return _mark(self._os.lstat(path))
         except (FileNotFoundError, NotADirectoryError):
             return None
-        return f"{info.st_ino}:{info.st_size}:{info.st_mtime_ns}"
 
     def exists(self, path: str | Path) -> bool:
         """Whether there is anything at ``path`` itself, a dangling symlink included."""
@@ -184,6 +189,10 @@ class Disk:
         finally:
             if fd is not None:
                 self._os.close(fd)
+
+
+def _mark(info: os.stat_result) -> str:
+    return f"{info.st_ino}:{info.st_size}:{info.st_mtime_ns}"
 
 
 #: The real file system.

@@ -171,6 +171,23 @@ def test_a_replaced_log_is_read_anew(two, root, tmp_path):
     assert two.state("momentum").seq == 2
 
 
+@pytest.mark.parametrize("seconds_apart", [0, 5])
+def test_a_log_restored_into_the_same_directory_is_read_anew(two, root, tmp_path, seconds_apart):
+    """The directory's inode tells nothing where files are exchanged in it: the newest record's file does."""
+    copy = tmp_path / "copy"
+    shutil.copytree(root, copy, symlinks=True)
+    two.promote("momentum:1.0.0", reason="go")
+    Registry(copy).promote("momentum:1.1.0", reason="go")
+    newest = log_of(root)[-1]
+    newest.unlink()
+    for file in (f"log/{newest.name}", "state.json"):
+        shutil.copy(copy / "momentum" / file, root / "momentum" / file)
+    os.utime(newest, ns=(0, newest.stat().st_mtime_ns + seconds_apart * 10**9))
+    assert two.state("momentum").channels["production"].version == "1.1.0"
+    assert two.state("momentum").broken is None
+    assert two.promote("momentum:1.0.0", reason="on top of it").seq == 4
+
+
 def test_expectations_are_checked_and_logged(two, root):
     """Compare-and-set: a wrong expectation is a conflict, a right one stands in the record."""
     two.promote("momentum:1.0.0", reason="first", expect=None)
