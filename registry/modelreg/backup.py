@@ -7,6 +7,7 @@ that this log speaks of: whatever comes later isn't in it, whatever is in it is 
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -24,6 +25,8 @@ from modelreg.sealed import CHECKSUM_FILE, Sealed, checksum_bytes, read_sealed
 if TYPE_CHECKING:
     from modelreg.core import Core
     from modelreg.state import VersionState
+
+log = logging.getLogger("modelreg")
 
 _TELLING_FILE = "backup.json"
 
@@ -50,6 +53,8 @@ def _members(registry: Core, progress: Progress, disk: Disk) -> Iterator[tuple[s
         if (home / own).exists():
             yield f".registry/{own}", home / own
     heads = {}
+    for problem in registry.unreadable().values():
+        log.warning("%s; it isn't in the backup", problem)
     for name in registry.models():
         progress(name)
         state = registry.state(name)

@@ -19,17 +19,17 @@ def log_of(root: Path) -> list[Path]:
     return sorted((root / "momentum/log").glob("*.json"))
 
 
-def promote_often(root: Path, version: str, count: int) -> None:
+def promote_often(root: Path, version: str, channel: str, count: int) -> None:
     registry = Registry(root, actor=version)
     for turn in range(count):
-        registry.promote(f"momentum:{version}", reason=f"turn {turn}")
+        registry.promote(f"momentum:{version}", to=f"{channel}{turn}", reason=f"turn {turn}")
 
 
 def test_eight_processes_promote_at_once(two, root):
     """Each promotion gets a number of its own, none is lost, and the chain is whole."""
     context = multiprocessing.get_context("spawn")
     workers = [
-        context.Process(target=promote_often, args=(root, ("1.0.0", "1.1.0")[index % 2], 6))
+        context.Process(target=promote_often, args=(root, ("1.0.0", "1.1.0")[index % 2], f"lane{index}-", 6))
         for index in range(8)
     ]
     for worker in workers:
@@ -45,9 +45,9 @@ def test_eight_processes_promote_at_once(two, root):
     for version in ("1.0.0", "1.1.0"):
         assert sum(record["actor"] == version for record in records) == 24
     state = two.state("momentum")
-    holder = records[-1]["ops"][0]["version"]
-    assert (state.seq, state.channels["production"].version, state.broken) == (50, holder, None)
-    assert os.readlink(root / "production/momentum").endswith(holder)
+    moved = records[-1]["ops"][0]
+    assert (state.seq, state.channels[moved["channel"]].version, state.broken) == (50, moved["version"], None)
+    assert os.readlink(root / "momentum/channels" / moved["channel"]).endswith(moved["version"])
     assert [path.name for path in (root / "momentum/log").iterdir() if path.name.startswith(".")] == []
 
 
