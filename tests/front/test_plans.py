@@ -13,7 +13,7 @@ from tests.forest.models import data, train
 from modeld.config import Config, PlanSettings
 from modeld.forest import sealed
 from modeld.forest.compile import compile_text
-from modeld.front.daemon import RunningTrial
+from modeld.front.trials import RunningTrial
 from modeld.wire.contract import Contract
 from modeld.work import ipc
 
