@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from modelreg.disk import DISK, Disk
 from modelreg.errors import ConflictError, RegistryError
 from modelreg.importing import Found, discover
 
@@ -24,14 +25,21 @@ class Adopted:
 
 
 def adopt(
-    registry: Registry, directory: Path, *, name: str | None, allow_joblib: bool, load: bool, dry_run: bool
+    registry: Registry,
+    directory: Path,
+    *,
+    name: str | None,
+    allow_joblib: bool,
+    load: bool,
+    dry_run: bool,
+    disk: Disk = DISK,
 ) -> list[Adopted]:
     """Register every version that is found; what was in production there is promoted here, what failed there fails.
 
     A version that can't be registered doesn't keep the others. Raises as ``importing.discover``.
     """
     done = []
-    for found in discover(directory, name):
+    for found in discover(directory, name, disk):
         ref = f"{found.name}:{found.version or '(now)'}"
         if dry_run:
             done.append(Adopted(str(found.model), ref, "would be imported", True))

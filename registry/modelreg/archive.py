@@ -30,13 +30,13 @@ def write_tar(target: Path, members: Iterable[tuple[str, Path | bytes]], disk: D
     count = 0
     packed = target.name.endswith((".gz", ".tgz"))
     try:
-        with temporary.open("xb") as stream:
-            with tarfile.open(fileobj=stream, mode="w:gz" if packed else "w") as archive:
-                for name, content in members:
-                    _add(archive, name, content, disk)
-                    count += 1
-            stream.flush()
-            os.fsync(stream.fileno())
+        with (
+            disk.writer(temporary) as stream,
+            tarfile.open(fileobj=stream, mode="w:gz" if packed else "w") as archive,
+        ):
+            for name, content in members:
+                _add(archive, name, content, disk)
+                count += 1
         disk.link(temporary, target)
         disk.fsync_dir(target.absolute().parent)
     except FileExistsError as error:
@@ -56,7 +56,7 @@ def _add(archive: tarfile.TarFile, name: str, content: Path | bytes, disk: Disk)
     info.size = len(data)
     info.mode = 0o644
     if isinstance(content, Path):
-        info.mtime = int(content.stat().st_mtime)
+        info.mtime = disk.modified_s(content)
     archive.addfile(info, io.BytesIO(data))
 
 
@@ -69,7 +69,7 @@ def unpack_tar(source: Path, target: Path, disk: Disk) -> int:
     count = unpacked = 0
     made: set[Path] = set()
     try:
-        with tarfile.open(source, "r:*") as archive:
+        with disk.reader(source) as packed, tarfile.open(fileobj=packed, mode="r:*") as archive:
             for member in archive:
                 path = PurePosixPath(member.name)
                 if not member.isreg() or path.is_absolute() or ".." in path.parts or not path.parts:

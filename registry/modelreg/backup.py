@@ -7,6 +7,7 @@ that this log speaks of: whatever comes later isn't in it, whatever is in it is 
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -24,6 +25,11 @@ from modelreg.sealed import CHECKSUM_FILE, Sealed, checksum_bytes, read_sealed
 if TYPE_CHECKING:
     from modelreg.core import Core
     from modelreg.state import VersionState
+
+log = logging.getLogger("modelreg")
+
+#: The largest list of models that is read from a backup, in bytes.
+MAX_TELLING_BYTES = 64 << 20
 
 _TELLING_FILE = "backup.json"
 
@@ -47,9 +53,11 @@ def back_up(registry: Core, target: Path | None, progress: Progress, disk: Disk)
 def _members(registry: Core, progress: Progress, disk: Disk) -> Iterator[tuple[str, Path | bytes]]:
     home = registry.root / ".registry"
     for own in ("registry.json", "registry.yaml"):
-        if (home / own).exists():
+        if disk.exists(home / own):
             yield f".registry/{own}", home / own
     heads = {}
+    for problem in registry.unreadable().values():
+        log.warning("%s; it isn't in the backup", problem)
     for name in registry.models():
         progress(name)
         state = registry.state(name)
@@ -67,8 +75,9 @@ def _members(registry: Core, progress: Progress, disk: Disk) -> Iterator[tuple[s
             for file, data in {**sealed.files, CHECKSUM_FILE: checksum_bytes(sealed.files)}.items():
                 yield f"{name}/versions/{found.version}/{file}", data
         signatures = registry.root / name / "signatures"
-        for signature in sorted(signatures.glob("*.sig")) if signatures.is_dir() else ():
-            yield f"{name}/signatures/{signature.name}", signature
+        for file in disk.listdir(signatures) if disk.exists(signatures) else ():
+            if file.endswith(".sig"):
+                yield f"{name}/signatures/{file}", signatures / file
     yield f".registry/{_TELLING_FILE}", canonical_json({"format": 1, "models": heads})
 
 
@@ -105,8 +114,9 @@ def restore(source: Path, root: Path, disk: Disk = DISK) -> int:
         disk.make_dirs(staging)
         count = unpack_tar(source, staging, disk)
         try:
-            told = json.loads((staging / ".registry" / _TELLING_FILE).read_bytes())["models"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            telling = disk.read(staging / ".registry" / _TELLING_FILE, max_bytes=MAX_TELLING_BYTES)
+            told = json.loads(telling)["models"]
+        except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
             raise IntegrityError(f"{source}: not a backup of modelreg") from error
         registry = Core(staging, disk=disk)
         for name, head in told.items():

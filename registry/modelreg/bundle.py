@@ -240,4 +240,9 @@ def _features(given: Sequence[str] | None, headers: Mapping[str, Header]) -> tup
         raise UsageError("features: a name is there twice")
     if first is not None and len(first) != len(features):
         raise UsageError(f"{len(features)} features given, but the model has {len(first)}")
+    if first is not None and features != first and set(features) == set(first):
+        raise UsageError(
+            f"features: the model has these names in another order: {', '.join(first)}; rows would be read with "
+            "their columns exchanged"
+        )
     return features

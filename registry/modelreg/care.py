@@ -9,6 +9,7 @@ from pathlib import Path
 
 from modelreg import archive, changes, doctor, gc, leases, signing, trash
 from modelreg import backup as backups
+from modelreg.bundle import LIGHTGBM_TEXT, ONNX
 from modelreg.errors import ConflictError, IntegrityError, NotFoundError, StoreUnavailableError, UsageError
 from modelreg.modellog import Decision
 from modelreg.names import check_model_name, check_text, check_version
@@ -137,9 +138,13 @@ class Care(Queries):
     def export(self, ref: str, *, format: str, to: str | Path | None = None) -> Path:
         """Write a version to a file: ``tar`` packs its sealed files; another format is one that was sealed or added.
 
+        LightGBM text is converted to ``onnx`` where none was added: float32, so close to the sealed model's answers and
+        not bit-equal; compared with them on the golden rows before it is written.
+
         Raises:
             NotFoundError: no such version, or it isn't there in that format. ConflictError: the file exists.
-            IntegrityError: bytes differ. StoreUnavailableError: it can't be written.
+            IntegrityError: bytes differ. LoadError: it can't be converted. StoreUnavailableError: it can't be
+            written.
         """
         name, found = self._present(ref)
         sealed = read_sealed(
@@ -164,6 +169,13 @@ class Care(Queries):
                 raise IntegrityError(f"{self.root / name / export.file}: its bytes aren't those added")
         elif sealed.metadata.format == format and len(models) == 1:
             data = sealed.files[models[0]]
+        elif format == ONNX and sealed.metadata.format == LIGHTGBM_TEXT:
+            from modelreg.isolation import convert_to_onnx
+
+            directory = self.version_dir(name, found.version)
+            data = convert_to_onnx(
+                directory, digest=found.digest, settings=self.settings, where=f"{name}:{found.version}"
+            )
         else:
             raise NotFoundError(
                 f"{name}:{found.version} isn't there as {format}; add it with: modelreg add-export {ref} "

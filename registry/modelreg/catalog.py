@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 CATALOG_FILE = "catalog.db"
 
 #: The layout of the tables; another one is thrown away and made again.
-LAYOUT = 2
+LAYOUT = 3
 
 #: How long a writer waits for another one, in milliseconds.
 BUSY_TIMEOUT_MS = 10_000
@@ -41,6 +41,7 @@ models = sa.Table(
     sa.Column("head", sa.Text),
     sa.Column("broken", sa.Text),
     sa.Column("mark", sa.Text, nullable=False),
+    sa.Column("marks", sa.Text, nullable=False),
 )
 versions = sa.Table(
     "versions",
@@ -132,8 +133,9 @@ class Catalog:
             found = connection.execute(sa.select(sa.func.count()).select_from(versions)).scalar_one()
             return int(found)
 
-    def sync(self, name: str | None = None) -> None:
-        """Bring the tables up to the logs: of one model, or of all.
+    def sync(self, name: str | None = None, *, thorough: bool = False) -> None:
+        """Bring the tables up to the logs: of one model, or of all. ``thorough``: look at every record's file, so
+        that damage to an old one shows.
 
         Raises:
             StoreUnavailableError: the file can't be read or written.
@@ -143,6 +145,10 @@ class Catalog:
             known = {row.name: row for row in connection.execute(sa.select(models))}
         wanted = present if name is None else [name]
         stale = [m for m in wanted if m not in known or not self._is_current(m, known[m])]
+        for model in [m for m in wanted if m in known and m not in stale] if thorough else ():
+            if known[model].marks != self._registry.log_marks(model):
+                self._registry.forget(model)
+                stale.append(model)
         gone = set(known) - set(present)
         if not stale and not gone:
             return
@@ -151,6 +157,12 @@ class Catalog:
                 self._forget(connection, model)
             for model in stale:
                 self._take(connection, model)
+
+    def broken(self) -> dict[str, str]:
+        """Model → what is wrong with its log, as of the last ``sync``; raises StoreUnavailableError."""
+        with self.read() as connection:
+            found = connection.execute(sa.select(models).where(models.c.broken.is_not(None)))
+            return {row.name: row.broken for row in found}
 
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
@@ -204,6 +216,7 @@ class Catalog:
         from modelreg.listing import describe
 
         try:
+            marks = self._registry.log_marks(name)
             state = self._registry.state(name)
         except NotFoundError:
             return self._forget(connection, name)  # its log has no valid record
@@ -228,7 +241,7 @@ class Catalog:
             }
             for c in state.channels.values()
         ])  # fmt: skip
-        told = {"name": name, "seq": state.seq, "head": state.head, "broken": state.broken}
+        told = {"name": name, "seq": state.seq, "head": state.head, "broken": state.broken, "marks": marks}
         mark = self._registry.log_mark(name, state.seq) or ""  # overtaken meanwhile: taken again next time
         connection.execute(sa.insert(models).values(**told, mark=mark))
         return None

@@ -11,7 +11,7 @@ from modelreg.modellog import Decision
 from modelreg.names import check_channel, check_tag, is_version
 from modelreg.records import ApproveOp, ChannelOp, KnownOp, StatusOp, TagOp, UntagOp
 from modelreg.refs import Ref, parse_ref, resolve
-from modelreg.state import PROMOTABLE, TRANSITIONS, ModelState, VersionState
+from modelreg.state import PROMOTABLE, TRANSITIONS, ChannelState, ModelState, VersionState
 
 Decide = Callable[[ModelState], Decision]
 
@@ -38,10 +38,27 @@ def promotion(ref: Ref, channel: str, expect: Expected, allow_schema_change: boo
                 f"{ref.name} alone means {ref.name}:{found.version}, already in {channel}; name a version"
             )
         _refuse_unpromotable(state.name, found)
+        now = state.channels.get(channel)
+        # Saying for the first time that another schema is meant is something new.
+        if (
+            now is not None
+            and now.version == found.version
+            and now.allow_schema_change >= allow_schema_change
+        ):
+            raise AlreadyThereError(now, found)
         op = ChannelOp(channel, found.version, allow_schema_change=allow_schema_change)
         return Decision([op], conditions)
 
     return decide
+
+
+class AlreadyThereError(ConflictError):
+    """A channel holds just that version, so there is nothing to decide. Callers of the registry never see it."""
+
+    def __init__(self, channel: ChannelState, found: VersionState) -> None:
+        super().__init__(f"{channel.channel} holds {found.version} already")
+        self.channel = channel
+        self.found = found
 
 
 def retreat(name: str, to: str | None, channel: str, mark_failed: bool, expect: Expected) -> Decide:
@@ -56,13 +73,12 @@ def retreat(name: str, to: str | None, channel: str, mark_failed: bool, expect: 
         now = holder(state, channel)
         found = _previous(state, channel) if target is None else resolve(target, state)
         _refuse_unpromotable(name, found)
+        if now == found.version:
+            raise ConflictError(f"{name}: {channel} holds {now} already; roll back to another version")
         ops: list[KnownOp] = [ChannelOp(channel, found.version)]
-        if mark_failed and now is not None:
-            if now == found.version:
-                raise ConflictError(f"{name}:{now} can't be rolled back to and marked as failed at once")
-            if state.versions[now].status != "failed":
-                _refuse_transition(name, state.versions[now], "failed")
-                ops.append(StatusOp(now, "failed"))
+        if mark_failed and now is not None and state.versions[now].status != "failed":
+            _refuse_transition(name, state.versions[now], "failed")
+            ops.append(StatusOp(now, "failed"))
         return Decision(ops, conditions)
 
     return decide

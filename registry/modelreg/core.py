@@ -23,7 +23,7 @@ from modelreg.history import HistoryEntry, entries
 from modelreg.metadata import Metadata
 from modelreg.modellog import Decision, ModelLog
 from modelreg.names import check_model_name, check_text, check_version
-from modelreg.records import ChannelOp, KnownOp, Record, record_name, record_seq
+from modelreg.records import ChannelOp, KnownOp, Record, record_name, record_seq, sha256
 from modelreg.refs import parse_ref, resolve
 from modelreg.results import Commit
 from modelreg.sealed import read_metadata
@@ -40,6 +40,9 @@ FORMAT = 1
 
 
 _FIRST_RECORD = record_name(1)
+
+#: How many models a message names where the one asked for isn't there.
+_NAMED = 10
 
 #: May refuse a channel's move, or note something on it; sees the version's facts.
 Judge = Callable[[ModelState, ChannelOp, Metadata], ChannelOp]
@@ -133,15 +136,21 @@ class Core:
     # -- reading ---------------------------------------------------------------------------------------------
 
     def models(self) -> list[str]:
-        """The names of all models, sorted.
+        """The names of all models that can be read, sorted; see ``unreadable`` for the others.
 
         Raises:
             StoreUnavailableError: the root can't be read.
         """
-        try:
-            return [name for name in self._disk.listdir(self.root) if self._is_model(name)]
-        except OSError as error:
-            raise StoreUnavailableError(f"{self.root}: can't be read: {error.strerror or error}") from error
+        return [name for name in self._listed() if self._is_model(name) is True]
+
+    def unreadable(self) -> dict[str, str]:
+        """What may be models, but can't be looked into: name → why. Another user's directory, for one.
+
+        Raises:
+            StoreUnavailableError: the root can't be read.
+        """
+        found = {name: self._is_model(name) for name in self._listed()}
+        return {name: told for name, told in found.items() if isinstance(told, str)}
 
     def log_mark(self, name: str, seq: int) -> str | None:
         """What tells the file of record ``seq`` from any other, if it is a model's newest; two system calls."""
@@ -150,6 +159,22 @@ class Core:
             return None
         return self._disk.mark(logs + record_name(seq))
 
+    def log_marks(self, name: str) -> str:
+        """As ``log_mark`` for all records together: it differs where any of the files was touched."""
+        logs = f"{self.root}/{name}/log/"
+        try:
+            files = [file for file in self._disk.listdir(logs) if record_seq(file) is not None]
+            return sha256("\n".join(f"{file} {self._disk.mark(logs + file)}" for file in files).encode())
+        except (FileNotFoundError, NotADirectoryError):
+            return ""
+        except OSError as error:
+            raise StoreUnavailableError(f"{logs}: can't be read: {error.strerror or error}") from error
+
+    def forget(self, name: str) -> None:
+        """Read a model's log from its first record when it is next asked for."""
+        with self._lock:
+            self._logs.pop(name, None)
+
     def state(self, name: str) -> ModelState:
         """A snapshot of one model; cheap where nothing is new (one stat, one failed open).
 
@@ -157,9 +182,12 @@ class Core:
             NotFoundError: no such model.
             StoreUnavailableError: the registry can't be read.
         """
-        state = self._log(name).refresh()
+        try:
+            state = self._log(name).refresh()
+        except NotFoundError:
+            raise self._no_model(name) from None
         if state.seq == 0 and state.broken is None:
-            raise NotFoundError(f"no model {name!r} in {self.root}; see: modelreg list")
+            raise self._no_model(name)
         return state
 
     def resolve(self, ref: str) -> tuple[str, VersionState]:
@@ -167,9 +195,16 @@ class Core:
 
         Raises:
             UsageError: malformed. NotFoundError: there is no such thing. ConflictError: ambiguous.
+            IntegrityError: it isn't among the records before the one that is damaged.
         """
         parsed = parse_ref(ref)
-        return parsed.name, resolve(parsed, self.state(parsed.name))
+        state = self.state(parsed.name)
+        try:
+            return parsed.name, resolve(parsed, state)
+        except NotFoundError as error:
+            if state.broken is None:
+                raise
+            raise IntegrityError(f"{error}; model {parsed.name!r} is read-only: {state.broken}") from error
 
     def version_dir(self, name: str, version: str) -> Path:
         """Where a version's sealed files are; whether they are there isn't checked.
@@ -288,7 +323,23 @@ class Core:
                 self._logs[name] = ModelLog(name, self.root / name, self._disk)
             return self._logs[name]
 
-    def _is_model(self, name: str) -> bool:
+    def _no_model(self, name: str) -> NotFoundError:
+        try:
+            known = self.models()
+        except StoreUnavailableError as error:
+            return NotFoundError(f"no model {name!r}; {error}")
+        there = f"there are: {', '.join(known[:_NAMED])}" if known else "there is none yet"
+        more = f" and {len(known) - _NAMED} more, see: modelreg list" if len(known) > _NAMED else ""
+        return NotFoundError(f"no model {name!r} in {self.root}; {there}{more}")
+
+    def _listed(self) -> list[str]:
+        try:
+            return self._disk.listdir(self.root)
+        except OSError as error:
+            raise StoreUnavailableError(f"{self.root}: can't be read: {error.strerror or error}") from error
+
+    def _is_model(self, name: str) -> bool | str:
+        """Whether ``name`` in the root is a model; why that can't be told, where it can't."""
         try:
             if name not in self._named:
                 check_model_name(name)
@@ -300,6 +351,8 @@ class Core:
             return any(record_seq(file) is not None for file in self._disk.listdir(logs))
         except (RegistryError, FileNotFoundError, NotADirectoryError):
             return False
+        except OSError as error:
+            return f"{self.root}/{name}: can't be read: {error.strerror or error}"
 
     def is_projected(self, name: str, models: list[str]) -> bool:
         """Whether a model's symlinks and state files are those of its log."""

@@ -14,7 +14,7 @@ import stat
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 from modelreg.errors import IntegrityError
 
@@ -22,6 +22,39 @@ from modelreg.errors import IntegrityError
 READ_CHUNK_BYTES = 1 << 20
 
 _READ_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+
+class Stream:
+    """As much of a binary file as ``tarfile`` asks for, through the seam; whoever gave it closes it."""
+
+    def __init__(self, os_like: Any, fd: int) -> None:
+        self._os = os_like
+        self._fd = fd
+
+    def read(self, size: int = -1) -> bytes:
+        chunks = []
+        while size and (chunk := self._os.read(self._fd, READ_CHUNK_BYTES if size < 0 else size)):
+            chunks.append(chunk)
+            size -= len(chunk) if size > 0 else 0
+        return b"".join(chunks)
+
+    def write(self, data: bytes) -> int:
+        view = memoryview(data)
+        while view:
+            view = view[self._os.write(self._fd, view) :]
+        return len(data)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return int(self._os.lseek(self._fd, offset, whence))
+
+    def tell(self) -> int:
+        return self.seek(0, os.SEEK_CUR)
+
+    def seekable(self) -> bool:
+        return True
+
+    def flush(self) -> None:
+        """Nothing is kept back."""
 
 
 class Disk:
@@ -38,6 +71,12 @@ class Disk:
 
     def read(self, path: str | Path, *, max_bytes: int, dir_fd: int | None = None) -> bytes:
         """The bytes of a regular file, read once; never follows a symlink, never blocks on a FIFO."""
+        return self.read_marked(path, max_bytes=max_bytes, dir_fd=dir_fd)[0]
+
+    def read_marked(
+        self, path: str | Path, *, max_bytes: int, dir_fd: int | None = None
+    ) -> tuple[bytes, str]:
+        """As ``read``, with the ``mark`` of the very file that was read."""
         fd = self._os.open(path, _READ_FLAGS, dir_fd=dir_fd)
         try:
             info = self._os.fstat(fd)
@@ -50,7 +89,7 @@ class Disk:
                 if left < 0:
                     raise IntegrityError(f"{path}: larger than the limit of {max_bytes} bytes")
                 chunks.append(chunk)
-            return b"".join(chunks)
+            return b"".join(chunks), _mark(info)
         finally:
             self._os.close(fd)
 
@@ -66,6 +105,19 @@ class Disk:
     def listdir(self, path: str | Path | int) -> list[str]:
         return sorted(self._os.listdir(path))
 
+    def modified_s(self, path: str | Path) -> int:
+        """When a file was last written, in seconds since 1970."""
+        return int(self._os.stat(path).st_mtime)
+
+    @contextlib.contextmanager
+    def reader(self, path: str | Path) -> Iterator[IO[bytes]]:
+        """A file to be read piece by piece; it may be a symlink."""
+        fd = self._os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            yield cast("IO[bytes]", Stream(self._os, fd))
+        finally:
+            self._os.close(fd)
+
     def identity(self, path: str | Path) -> tuple[int, int]:
         """(device, inode) of what ``path`` leads to now."""
         info = self._os.stat(path)
@@ -74,10 +126,9 @@ class Disk:
     def mark(self, path: str | Path) -> str | None:
         """A text that another file at ``path`` wouldn't have: inode, size and moment; None where there is none."""
         try:
-            info = self._os.lstat(path)
+            return _mark(self._os.lstat(path))
         except (FileNotFoundError, NotADirectoryError):
             return None
-        return f"{info.st_ino}:{info.st_size}:{info.st_mtime_ns}"
 
     def exists(self, path: str | Path) -> bool:
         """Whether there is anything at ``path`` itself, a dangling symlink included."""
@@ -114,6 +165,16 @@ class Disk:
             view = memoryview(data)
             while view:
                 view = view[self._os.write(fd, view) :]
+            self._os.fsync(fd)
+        finally:
+            self._os.close(fd)
+
+    @contextlib.contextmanager
+    def writer(self, path: Path) -> Iterator[IO[bytes]]:
+        """A new file to be written piece by piece; as durable as by ``write_new`` when this ends without an error."""
+        fd = self._os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+        try:
+            yield cast("IO[bytes]", Stream(self._os, fd))
             self._os.fsync(fd)
         finally:
             self._os.close(fd)
@@ -184,6 +245,10 @@ class Disk:
         finally:
             if fd is not None:
                 self._os.close(fd)
+
+
+def _mark(info: os.stat_result) -> str:
+    return f"{info.st_ino}:{info.st_size}:{info.st_mtime_ns}"
 
 
 #: The real file system.

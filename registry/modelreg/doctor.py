@@ -27,7 +27,7 @@ STALE_H = 24.0
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something wrong. ``kind``: log, version, leftover, projection, staging. ``repaired``: it was mended."""
+    """Something wrong. ``kind``: unreadable, log, version, leftover, projection, staging. ``repaired``: mended."""
 
     kind: str
     where: str
@@ -43,6 +43,8 @@ def examine(registry: Core, disk: Disk, progress: Callable[[str], None]) -> list
     """Everything that is wrong, each with what would mend it, or None."""
     found: list[tuple[Finding, Mend | None]] = []
     models = registry.models()
+    for name, problem in registry.unreadable().items():
+        found.append((Finding("unreadable", name, problem, False), None))
     for name in models:
         progress(name)
         try:

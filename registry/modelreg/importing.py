@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from modelreg.bundle import ARTEFACTS, FORMATS, OWN_FIELDS
-from modelreg.errors import NotFoundError, UsageError
+from modelreg.disk import DISK, Disk
+from modelreg.errors import IntegrityError, NotFoundError, StoreUnavailableError, UsageError
 from modelreg.names import is_version
 
 _MAX_JSON_BYTES = 64 << 20
@@ -48,22 +49,37 @@ class Found:
     status: str | None
 
 
-def discover(directory: Path, name: str | None) -> list[Found]:
+def discover(directory: Path, name: str | None, disk: Disk = DISK) -> list[Found]:
     """The versions in a directory, oldest first; ``name`` is for layouts that have no names of their own.
 
     Raises:
         NotFoundError: no such directory, or nothing in it is of a known layout. UsageError: facts can't be read.
+        StoreUnavailableError: a directory can't be listed.
     """
+    try:
+        return _discover(directory, name, disk)
+    except OSError as error:
+        if isinstance(error, StoreUnavailableError):
+            raise
+        raise StoreUnavailableError(f"{directory}: can't be read: {error.strerror or error}") from error
+
+
+def _discover(directory: Path, name: str | None, disk: Disk) -> list[Found]:
     if not directory.is_dir():
         raise NotFoundError(f"{directory}: no such directory")
     base = directory / "artifacts" if (directory / "artifacts").is_dir() else directory
     base = base / "models" if (base / "models").is_dir() else base
     own = clean_name(name or (base.parent.name if base.name == "models" else base.name))
-    found = list(_by_time(base, own))
+    found = list(_by_time(base, own, disk))
     if not found:
-        found = [f for listing in sorted(directory.glob("*.json")) for f in _by_listing(listing, name)]
+        found = [
+            f
+            for listing in _listed(directory, disk)
+            if listing.suffix == ".json"
+            for f in _by_listing(listing, name, disk)
+        ]
     if not found:
-        found = list(_by_type(base))
+        found = list(_by_type(base, disk))
     if not found:
         raise NotFoundError(
             f"{directory}: none of the known layouts: <YYYYMMDD_HHMMSS>/model.*, a JSON file with model paths, or "
@@ -77,30 +93,30 @@ def clean_name(text: str) -> str:
     return re.sub(r"[^a-z0-9_.-]+", "-", text.lower()).strip("-._")[:64] or "imported"
 
 
-def _by_time(base: Path, name: str) -> Iterator[Found]:
+def _by_time(base: Path, name: str, disk: Disk) -> Iterator[Found]:
     latest = base / "production" / "latest"
     current = latest.resolve().name if latest.is_symlink() else None
-    for directory in sorted(path for path in base.iterdir() if path.is_dir()):
-        if re.fullmatch(r"\d{8}_\d{6}", directory.name) and (model := _model(directory)):
-            facts = _facts(directory / "metadata.json")
+    for directory in [path for path in _listed(base, disk) if path.is_dir()]:
+        if re.fullmatch(r"\d{8}_\d{6}", directory.name) and (model := _model(directory, disk)):
+            facts = _facts(directory / "metadata.json", disk)
             status = "production" if directory.name == current else facts.get("deployment_status")
-            yield _found(name, directory.name, model, directory, facts, status)
+            yield _found(name, directory.name, model, directory, facts, status, disk)
 
 
-def _by_type(base: Path) -> Iterator[Found]:
-    for kind in sorted(path for path in base.iterdir() if path.is_dir()):
-        versions = [path for path in kind.iterdir() if path.is_dir() and _model(path)]
+def _by_type(base: Path, disk: Disk) -> Iterator[Found]:
+    for kind in [path for path in _listed(base, disk) if path.is_dir()]:
+        versions = [path for path in _listed(kind, disk) if path.is_dir() and _model(path, disk)]
         for directory in sorted(versions, key=lambda path: _order(path.name)):
-            model = _model(directory)
+            model = _model(directory, disk)
             if model is not None:
-                facts = _facts(directory / "metadata.json")
+                facts = _facts(directory / "metadata.json", disk)
                 yield _found(
-                    clean_name(kind.name), directory.name, model, directory, facts, facts.get("status")
+                    clean_name(kind.name), directory.name, model, directory, facts, facts.get("status"), disk
                 )
 
 
-def _by_listing(listing: Path, name: str | None) -> Iterator[Found]:
-    told = _facts(listing)
+def _by_listing(listing: Path, name: str | None, disk: Disk) -> Iterator[Found]:
+    told = _facts(listing, disk)
     entries: Any = told.get("models", told)
     pairs = list(entries.items()) if isinstance(entries, dict) else list(enumerate(entries))
     for key, entry in pairs:
@@ -114,12 +130,18 @@ def _by_listing(listing: Path, name: str | None) -> Iterator[Found]:
         own = name or "-".join(str(word) for word in words if word) or str(entry.get("name") or key)
         facts = {**entry, "imported_id": str(key)}
         version = str(entry.get("version") or "")
-        found = _found(clean_name(own), version, model, None, facts, entry.get("status"))
+        found = _found(clean_name(own), version, model, None, facts, entry.get("status"), disk)
         yield Found(found.name, found.version, model, scaler, (), found.features, found.facts, found.status)
 
 
 def _found(
-    name: str, version: str, model: Path, directory: Path | None, facts: Mapping[str, Any], status: Any
+    name: str,
+    version: str,
+    model: Path,
+    directory: Path | None,
+    facts: Mapping[str, Any],
+    status: Any,
+    disk: Disk,
 ) -> Found:
     given = {_RENAMED.get(key, key): value for key, value in facts.items()}
     features = given.pop("features", None)
@@ -133,14 +155,14 @@ def _found(
     artefacts: tuple[Path, ...] = ()
     if directory is not None:
         scaler = next((directory / s for s in _SCALERS if (directory / s).is_file()), None)
-        artefacts = tuple(path for path in sorted(directory.iterdir()) if path.name in ARTEFACTS)
+        artefacts = tuple(path for path in _listed(directory, disk) if path.name in ARTEFACTS)
     names = tuple(map(str, features)) if isinstance(features, list) else None
     return Found(name, version or None, model, scaler, artefacts, names, given, status and str(status))
 
 
-def _model(directory: Path) -> Path | None:
-    for path in sorted(directory.glob("model.*")):
-        if path.suffix in FORMATS and path.is_file():
+def _model(directory: Path, disk: Disk) -> Path | None:
+    for path in _listed(directory, disk):
+        if path.name.startswith("model.") and path.suffix in FORMATS and path.is_file():
             return path
     return None
 
@@ -156,13 +178,17 @@ def _named(base: Path, entry: Mapping[str, Any], keys: tuple[str, ...]) -> Path 
     return None
 
 
-def _facts(path: Path) -> dict[str, Any]:
+def _listed(directory: Path, disk: Disk) -> list[Path]:
+    return [directory / name for name in disk.listdir(directory)]
+
+
+def _facts(path: Path, disk: Disk) -> dict[str, Any]:
     try:
-        if path.stat().st_size > _MAX_JSON_BYTES:
-            raise UsageError(f"{path}: larger than {_MAX_JSON_BYTES} bytes")
-        told = json.loads(path.read_bytes())
+        told = json.loads(disk.read(path.resolve(), max_bytes=_MAX_JSON_BYTES))
     except FileNotFoundError:
         return {}
+    except IntegrityError as error:
+        raise UsageError(str(error)) from error
     except (OSError, ValueError, RecursionError) as error:
         raise UsageError(f"{path}: can't be read as JSON: {error}") from error
     return told if isinstance(told, dict) else {"models": told}

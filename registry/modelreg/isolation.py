@@ -8,13 +8,23 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from modelreg import golden as goldens
 from modelreg.errors import IntegrityError, LoadError, StoreUnavailableError
 from modelreg.golden import Float64, Golden
-from modelreg.probe import ANSWERS_FILE, LIMITS_FILE, MAX_ANSWER_BYTES, REPORT_FILE, ROWS_FILE, STDERR_FILE
+from modelreg.probe import (
+    ANSWERS_FILE,
+    LIMITS_FILE,
+    MAX_ANSWER_BYTES,
+    ONNX_FILE,
+    REPORT_FILE,
+    ROWS_FILE,
+    STDERR_FILE,
+)
 from modelreg.settings import Settings
 
 #: How much of what the probe said before it died is looked at, in bytes.
@@ -41,31 +51,50 @@ def probe(
         LoadError: the process died, hung, or refused the model; says which file and how.
         StoreUnavailableError: no process could be started.
     """
+    with _scratch(directory, digest, settings) as scratch:
+        if rows is not None:
+            (scratch / ROWS_FILE).write_bytes(goldens.dump(Golden(rows, {})))
+        status = _run("modelreg.probe", directory, scratch, settings.probe.deadline_s)
+        return _judge(where, scratch, status, rows, outputs, settings.probe.deadline_s)
+
+
+def convert_to_onnx(directory: Path, *, digest: str, settings: Settings, where: str) -> bytes:
+    """A sealed LightGBM version as one ONNX file, converted and compared in a process of its own.
+
+    Raises:
+        LoadError: it can't be converted, or answers otherwise than float32 explains.
+        StoreUnavailableError: no process could be started.
+    """
+    with _scratch(directory, digest, settings) as scratch:
+        status = _run("modelreg.onnxconvert", directory, scratch, settings.probe.deadline_s)
+        _judge(where, scratch, status, None, [], settings.probe.deadline_s)
+        return (scratch / ONNX_FILE).read_bytes()
+
+
+@contextmanager
+def _scratch(directory: Path, digest: str, settings: Settings) -> Iterator[Path]:
+    """A directory for what the process is told and what it leaves; the limits are in it."""
+    limits = {
+        "digest": digest,
+        "deadline_s": settings.probe.deadline_s,
+        "memory_bytes": settings.probe.memory_bytes,
+        "version_bytes": settings.limits.version_bytes,
+    }
     try:
         with tempfile.TemporaryDirectory(prefix="modelreg-probe-") as name:
-            scratch = Path(name)
-            limits = {
-                "digest": digest,
-                "deadline_s": settings.probe.deadline_s,
-                "memory_bytes": settings.probe.memory_bytes,
-                "version_bytes": settings.limits.version_bytes,
-            }
-            (scratch / LIMITS_FILE).write_text(json.dumps(limits))
-            if rows is not None:
-                (scratch / ROWS_FILE).write_bytes(goldens.dump(Golden(rows, {})))
-            status = _run(directory, scratch, settings.probe.deadline_s)
-            return _judge(where, scratch, status, rows, outputs, settings.probe.deadline_s)
+            (Path(name) / LIMITS_FILE).write_text(json.dumps(limits))
+            yield Path(name)
     except OSError as error:
         if isinstance(error, StoreUnavailableError):
             raise
         raise StoreUnavailableError(f"can't run the probe for {directory}: {error}") from error
 
 
-def _run(directory: Path, scratch: Path, deadline_s: float) -> int | None:
+def _run(module: str, directory: Path, scratch: Path, deadline_s: float) -> int | None:
     """The exit status (negative: the signal), or None when the deadline passed."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     # -P: a directory `modelreg` where somebody happens to stand must not be run.
-    command = [sys.executable, "-P", "-m", "modelreg.probe", str(directory.absolute()), str(scratch)]
+    command = [sys.executable, "-P", "-m", module, str(directory.absolute()), str(scratch)]
     with (scratch / STDERR_FILE).open("wb") as stderr:
         try:
             return subprocess.run(

@@ -11,7 +11,7 @@ from modelreg.errors import NotFoundError, RegistryError, StoreUnavailableError,
 from modelreg.metadata import to_dict
 from modelreg.metrics import goodness, value_of
 from modelreg.settings import MetricSettings
-from modelreg.state import ModelState
+from modelreg.state import TRANSITIONS, ModelState
 
 if TYPE_CHECKING:
     from modelreg.catalogsearch import Search
@@ -78,11 +78,13 @@ def select(registry: Core, name: str | None = None, **filters: Any) -> list[dict
 
     Raises:
         NotFoundError: no such model.
-        UsageError: ``sort`` is a metric of which nobody knows what is better.
+        UsageError: no such status, or ``sort`` is a metric of which nobody knows what is better.
     """
     from modelreg.catalogsearch import Search, search
 
     wanted = Search(name, **filters)
+    if wanted.status is not None and wanted.status not in TRANSITIONS:
+        raise UsageError(f"--status {wanted.status}: no such status; known: {', '.join(TRANSITIONS)}")
     if wanted.sort is not None and goodness(wanted.sort, 0.0, registry.settings.metrics) is None:
         raise UsageError(f"--sort {wanted.sort}: it isn't known whether higher or lower is better")
     if name is not None:
@@ -96,6 +98,24 @@ def select(registry: Core, name: str | None = None, **filters: Any) -> list[dict
     for row in rows:
         row["path"] = f"{registry.root}/{row['name']}/versions/{row['version']}"
     return rows
+
+
+def broken(registry: Core, name: str | None = None) -> dict[str, str]:
+    """Models whose log is damaged, and what is wrong. Every record's file is looked at, not only the newest.
+
+    Raises:
+        NotFoundError: no such model.
+    """
+    if name is not None:
+        registry.state(name)
+    try:
+        registry.catalog.sync(name, thorough=True)
+        found = registry.catalog.broken()
+    except StoreUnavailableError as error:
+        log.info("the catalog can't be used, so every log is read: %s", error)
+        states = [registry.state(model) for model in ([name] if name is not None else registry.models())]
+        found = {state.name: state.broken for state in states if state.broken is not None}
+    return {model: why for model, why in found.items() if name in (None, model)}
 
 
 def scan(registry: Core, wanted: Search) -> list[dict[str, Any]]:

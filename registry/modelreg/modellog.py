@@ -54,7 +54,7 @@ class ModelLog:
         self._forget()
 
     def refresh(self) -> ModelState:
-        """The present state. Where nothing is new it costs one stat and one failed open.
+        """The present state. Where nothing is new it costs two stats and one failed open.
 
         Raises:
             NotFoundError: the model has no log.
@@ -63,7 +63,8 @@ class ModelLog:
         with self._lock:
             try:
                 identity = self._disk.identity(self.directory)
-                if identity != self._identity:
+                # A restored log may have the inodes of the one before it: the newest record tells them apart.
+                if identity != self._identity or self._mark != self._head_mark():
                     self._forget()
                     self._read_onwards(thorough=True)
                     self._identity = identity
@@ -142,7 +143,14 @@ class ModelLog:
         self._records: list[Record] = []
         self._fold = Fold(self.name)
         self._tail: str | None = None
+        #: Tells the file of the newest record from any other.
+        self._mark: str | None = None
         self._state = self._fold.snapshot()
+
+    def _head_mark(self) -> str | None:
+        if not self._records:
+            return None
+        return self._disk.mark(self.directory / record_name(self._records[-1].seq))
 
     def _read_onwards(self, *, thorough: bool) -> None:
         """Take in what follows the head. ``thorough`` looks for gaps and lost records too."""
@@ -153,7 +161,7 @@ class ModelLog:
             seq = self._fold.seq + 1
             path = self.directory / record_name(seq)
             try:
-                data = self._disk.read(path, max_bytes=MAX_RECORD_BYTES)
+                data, mark = self._disk.read_marked(path, max_bytes=MAX_RECORD_BYTES)
             except FileNotFoundError:
                 break
             except IntegrityError as error:
@@ -162,6 +170,8 @@ class ModelLog:
             except PermissionError as error:
                 raise StoreUnavailableError(f"{path}: can't be read: {_says(error)}") from error
             problem = self._take(data, seq, path)
+            if problem is None:
+                self._mark = mark
         if thorough and problem is None:
             problem = self._lost_records(applied)
             if problem is not None and self._disk.exists(self.directory / record_name(self._fold.seq + 1)):

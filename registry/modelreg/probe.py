@@ -10,6 +10,7 @@ import json
 import os
 import resource
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,17 +25,24 @@ LIMITS_FILE = "limits.json"
 ANSWERS_FILE = "answers.npz"
 REPORT_FILE = "report.json"
 STDERR_FILE = "stderr.txt"
+ONNX_FILE = "model.onnx"
+
+#: What is done with (directory, scratch, limits); returns the report.
+Work = Callable[[Path, Path, dict[str, Any]], dict[str, Any]]
 
 
-def main(arguments: list[str]) -> int:
-    """Load, answer, report; the status is 0 for answers and 3 for a refusal with a message."""
+def main(arguments: list[str], work: Work | None = None) -> int:
+    """Load, answer, report; the status is 0 for answers and 3 for a refusal with a message.
+
+    ``work``: what to do instead of answering golden rows.
+    """
     directory, scratch = Path(arguments[0]), Path(arguments[1])
     limits: dict[str, Any] = json.loads((scratch / LIMITS_FILE).read_bytes())
     _limit(limits)
     from modelreg.errors import RegistryError
 
     try:
-        report = _answer(directory, scratch, limits)
+        report = (work or _answer)(directory, scratch, limits)
         status = 0
     except (RegistryError, MemoryError) as error:
         report, status = {"problem": str(error) or "out of memory"}, 3

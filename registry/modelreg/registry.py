@@ -110,6 +110,9 @@ class Registry(Care):
     ) -> Commit:
         """Check a version's bytes and the channel's gates, and point the channel at it.
 
+        Where the channel holds it already nothing is written: the Commit is the one that put it there, not
+        ``changed``.
+
         Args:
             expect: the version that the channel must hold now; None: it must be empty.
             override_gates: promote though gates aren't passed; which ones is noted in the record.
@@ -129,9 +132,15 @@ class Registry(Care):
         def judge(state: ModelState, op: ChannelOp, metadata: Metadata) -> ChannelOp:
             return self._judge(configured, state, op, metadata, override_gates)
 
-        return self._change(
-            parsed.name, to, decide, check_text(reason, "a reason (--reason)"), actor, dry_run, judge
-        )
+        reason = check_text(reason, "a reason (--reason)")
+        try:
+            return self._change(parsed.name, to, decide, reason, actor, dry_run, judge)
+        except changes.AlreadyThereError as there:
+            now, found = there.channel, there.found
+            self._verify(parsed.name, found)
+            return Commit(
+                parsed.name, now.seq, now.at, to, found.version, found.version, found.digest, changed=False
+            )
 
     def gates(self, ref: str, *, to: str = "production") -> list[GateResult]:
         """How a version stands with the gates of a channel now; empty where none are configured.

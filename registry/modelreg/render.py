@@ -18,8 +18,9 @@ def print_json(value: Any) -> None:
 
 
 def say(message: str) -> None:
-    """A message for people, on stderr."""
-    print(f"modelreg: {message}", file=sys.stderr)
+    """A message for people, on stderr; each of its lines says whose it is."""
+    for line in message.splitlines() or [""]:
+        print(f"modelreg: {line}", file=sys.stderr)
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

@@ -39,7 +39,8 @@ class Commit:
     """One durable decision.
 
     ``channel`` and the versions are None where no channel moved; ``digest``: of to_version. ``overridden``: the
-    gates that weren't passed, if they were overridden.
+    gates that weren't passed, if they were overridden. ``changed``: a record was written; where the channel held the
+    version already none is, and ``seq`` and ``at`` are those of the record that put it there.
     """
 
     name: str
@@ -50,3 +51,4 @@ class Commit:
     to_version: str | None
     digest: str | None
     overridden: tuple[str, ...] = ()
+    changed: bool = True

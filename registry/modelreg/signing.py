@@ -57,6 +57,8 @@ def check(signature: bytes, data: bytes, key_file: Path, disk: Disk, *, where: s
             key = Ed25519PublicKey.from_public_bytes(found)
         elif found.startswith(b"ssh-ed25519 "):
             key = serialization.load_ssh_public_key(found)
+        elif b"OPENSSH PRIVATE KEY" in found:
+            key = serialization.load_ssh_private_key(found, password=None)
         elif b"PRIVATE KEY" in found:
             key = serialization.load_pem_private_key(found, password=None)
         else:

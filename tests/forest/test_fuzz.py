@@ -16,7 +16,7 @@ from modeld.forest.compile import compile_text
 
 _SOURCE = Path(kernel.__file__).with_name("kernel.c")
 _FUZZ = Path(__file__).with_name("fuzz.py")
-#: Corrupted plans; --campaign makes it as many times more.
+#: Corrupted plans; --campaign N makes N times as many.
 _SHORT = 1500
 
 
@@ -71,7 +71,7 @@ def plans(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 def test_corrupted_plans(sanitized: Path, plans: list[str], campaign: int) -> None:
     """Each is refused, or evaluated without a memory error and in a bounded time."""
-    count = campaign * _SHORT
+    count = _SHORT * campaign
     done = under_asan(str(_FUZZ), str(sanitized), "1", str(count), *plans)
     assert done.returncode == 0, done.stderr[-4000:]
     counts = json.loads(done.stdout)

@@ -72,7 +72,7 @@ def check_equal(training: dict[str, Any]) -> None:
 def test_random_models(campaign: int) -> None:
     """Any objective, boosting, missing handling, categories, depth, classes and size."""
     run = settings(
-        max_examples=campaign * _SHORT,
+        max_examples=_SHORT * campaign,
         deadline=None,
         derandomize=campaign == 1,
         suppress_health_check=list(HealthCheck),

@@ -13,8 +13,8 @@ from tests.forest.models import data, train
 from modeld.config import Config, PlanSettings
 from modeld.forest import sealed
 from modeld.forest.compile import compile_text
-from modeld.front import daemon
-from modeld.front.daemon import RunningTrial
+from modeld.front import trials
+from modeld.front.trials import RunningTrial
 from modeld.wire.contract import Contract
 from modeld.work import ipc
 
@@ -96,9 +96,9 @@ def test_a_worker_that_sends_none_or_something_else(plan: bytes) -> None:
 
 def test_a_plan_that_takes_long_gets_fewer_rows_or_none(fd: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The loop serves nobody while it scores: what takes too long by the front's own measure goes to workers."""
-    monkeypatch.setattr(daemon, "_row_ns", lambda *_: 100_000)
+    monkeypatch.setattr(trials, "_row_ns", lambda *_: 100_000)
     assert Front(fd).plans() == (10, "")
-    monkeypatch.setattr(daemon, "_row_ns", lambda *_: 2_000_000)
+    monkeypatch.setattr(trials, "_row_ns", lambda *_: 2_000_000)
     assert Front(fd).plans() == (
         0,
         "the worker's plan is refused: a row takes 2000 µs, too long for the front's loop",

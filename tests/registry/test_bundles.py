@@ -183,3 +183,16 @@ def test_estimators_of_different_formats_are_refused(registry, models, saved):
         registry.register("m", files, allow_joblib=True)
     with pytest.raises(UsageError, match="unknown model format"):
         registry.register("m", models["a"].path.with_suffix(".h5"))
+
+
+def test_the_models_own_features_in_another_order_are_refused(registry, models):
+    """Its columns would be exchanged in silence; other names for them are the trainer's affair."""
+    exchanged = ["ret_5d", "ret_1d", "ret_20d", "vol_20d"]
+    with pytest.raises(UsageError, match="in another order: ret_1d, ret_5d, ret_20d, vol_20d"):
+        registry.register("m", models["a"].path, features=exchanged, golden=False)
+    for version, names in (
+        ("1.0.0", ["ret_1d", "ret_5d", "ret_20d", "vol_20d"]),
+        ("1.1.0", ["a", "b", "c", "d"]),
+    ):
+        made = registry.register("m", models["a"].path, version=version, features=names, golden=False)
+        assert registry.metadata("m", made.version).features == names

@@ -55,7 +55,7 @@ def test_exports(two, run, root, tmp_path, flip):
         names = {name.split("/")[1] for name in archive.getnames()}
     assert names == {path.name for path in (root / "momentum/versions/1.0.0").iterdir()}
     assert run("export", "momentum:1.0.0", "--to", target).status == 4
-    assert run("export", "momentum:1.0.0", "--format", "onnx", "--to", tmp_path / "m.onnx").status == 3
+    assert run("export", "momentum:1.0.0", "--format", "pmml", "--to", tmp_path / "m.pmml").status == 3
     (tmp_path / "c.onnx").write_bytes(b"converted")
     assert run("add-export", "momentum:1.0.0", tmp_path / "c.onnx", "--format", "onnx").status == 0
     assert run("show", "momentum:1.0.0", "--json").json["exports"] == ["onnx"]

@@ -19,17 +19,17 @@ def log_of(root: Path) -> list[Path]:
     return sorted((root / "momentum/log").glob("*.json"))
 
 
-def promote_often(root: Path, version: str, count: int) -> None:
+def promote_often(root: Path, version: str, channel: str, count: int) -> None:
     registry = Registry(root, actor=version)
     for turn in range(count):
-        registry.promote(f"momentum:{version}", reason=f"turn {turn}")
+        registry.promote(f"momentum:{version}", to=f"{channel}{turn}", reason=f"turn {turn}")
 
 
 def test_eight_processes_promote_at_once(two, root):
     """Each promotion gets a number of its own, none is lost, and the chain is whole."""
     context = multiprocessing.get_context("spawn")
     workers = [
-        context.Process(target=promote_often, args=(root, ("1.0.0", "1.1.0")[index % 2], 6))
+        context.Process(target=promote_often, args=(root, ("1.0.0", "1.1.0")[index % 2], f"lane{index}-", 6))
         for index in range(8)
     ]
     for worker in workers:
@@ -45,9 +45,9 @@ def test_eight_processes_promote_at_once(two, root):
     for version in ("1.0.0", "1.1.0"):
         assert sum(record["actor"] == version for record in records) == 24
     state = two.state("momentum")
-    holder = records[-1]["ops"][0]["version"]
-    assert (state.seq, state.channels["production"].version, state.broken) == (50, holder, None)
-    assert os.readlink(root / "production/momentum").endswith(holder)
+    moved = records[-1]["ops"][0]
+    assert (state.seq, state.channels[moved["channel"]].version, state.broken) == (50, moved["version"], None)
+    assert os.readlink(root / "momentum/channels" / moved["channel"]).endswith(moved["version"])
     assert [path.name for path in (root / "momentum/log").iterdir() if path.name.startswith(".")] == []
 
 
@@ -169,6 +169,23 @@ def test_a_replaced_log_is_read_anew(two, root, tmp_path):
     shutil.rmtree(root)
     copy.rename(root)
     assert two.state("momentum").seq == 2
+
+
+@pytest.mark.parametrize("seconds_apart", [0, 5])
+def test_a_log_restored_into_the_same_directory_is_read_anew(two, root, tmp_path, seconds_apart):
+    """The directory's inode tells nothing where files are exchanged in it: the newest record's file does."""
+    copy = tmp_path / "copy"
+    shutil.copytree(root, copy, symlinks=True)
+    two.promote("momentum:1.0.0", reason="go")
+    Registry(copy).promote("momentum:1.1.0", reason="go")
+    newest = log_of(root)[-1]
+    newest.unlink()
+    for file in (f"log/{newest.name}", "state.json"):
+        shutil.copy(copy / "momentum" / file, root / "momentum" / file)
+    os.utime(newest, ns=(0, newest.stat().st_mtime_ns + seconds_apart * 10**9))
+    assert two.state("momentum").channels["production"].version == "1.1.0"
+    assert two.state("momentum").broken is None
+    assert two.promote("momentum:1.0.0", reason="on top of it").seq == 4
 
 
 def test_expectations_are_checked_and_logged(two, root):

@@ -64,7 +64,9 @@ class Life(RuleBasedStateMachine):
 
     @rule(version=VERSIONS, channel=CHANNELS)
     def promote(self, version: str, channel: str) -> None:
-        if self.attempt(
+        if self.status.get(version) == "registered" and self.channels.get(channel) == version:
+            assert not self.registry.promote(f"m:{version}", to=channel, reason="x").changed
+        elif self.attempt(
             self.status.get(version) == "registered",
             lambda: self.registry.promote(f"m:{version}", to=channel, reason="x"),
         ):

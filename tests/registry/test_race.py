@@ -31,7 +31,7 @@ for version in ("5.0.0", "5.1.0"):
         won.append(version)
     except ConflictError:
         pass
-seqs = [registry.promote("m:5.0.0", reason=f"{number}").seq for _ in range(2)]
+seqs = [registry.promote("m:5.0.0", to=f"lane-{number}-{turn}", reason="go").seq for turn in "ab"]
 print(json.dumps({"won": won, "seqs": seqs}), flush=True)
 """
 

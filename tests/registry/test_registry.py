@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import threading
+from collections import Counter
 from collections.abc import Callable
 
 import numpy as np
@@ -343,3 +344,40 @@ def test_errors_are_the_builtins_that_callers_expect():
         "store_unavailable": 7,
     }  # fmt: skip
     assert str(modelreg.StoreUnavailableError("said")) == "said"
+
+
+class Counts:
+    """An os that counts its calls by name."""
+
+    def __init__(self) -> None:
+        self.calls: Counter[str] = Counter()
+
+    def __getattr__(self, name):
+        real = getattr(os, name)
+        if not callable(real):
+            return real
+
+        def call(*arguments, **options):
+            self.calls[name] += 1
+            return real(*arguments, **options)
+
+        return call
+
+
+def test_opening_takes_no_longer_with_more_versions(registry, root, models):
+    """As many file operations with 2 versions and promotions as with 12; a second model takes the same again."""
+
+    def opened() -> Counter[str]:
+        counts = Counts()
+        Registry(root, disk=Disk(counts))
+        return counts.calls
+
+    seen = []
+    for number in range(12):
+        made = registry.register("m", models["a"].path, version=f"1.{number}.0", golden=False)
+        registry.promote(made.ref, reason="next")
+        seen.append(opened())
+    assert seen[1] == seen[11]
+    assert 0 < sum(seen[11].values()) < 60
+    registry.register("other", models["b"].path, version="1.0.0", golden=False)
+    assert sum(opened().values()) > sum(seen[11].values())

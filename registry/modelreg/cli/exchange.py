@@ -44,7 +44,10 @@ def import_(
 
 
 FormatOption = Annotated[
-    str, typer.Option("--format", metavar="F", help="tar, or one that was added: onnx, …")
+    str,
+    typer.Option(
+        "--format", metavar="F", help="tar, onnx (LightGBM is converted, in float32), or one that was added."
+    ),
 ]
 
 

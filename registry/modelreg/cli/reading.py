@@ -9,9 +9,10 @@ import typer
 
 from modelreg import render
 from modelreg.cli.app import app
-from modelreg.cli.shared import Globals, RefArgument, out, show_rows
+from modelreg.cli.shared import Globals, RefArgument, out, say_broken, say_read_only, show_rows
 from modelreg.clock import parse_moment
-from modelreg.listing import describe, parse_minimum, select
+from modelreg.errors import IntegrityError
+from modelreg.listing import broken, describe, parse_minimum, select
 
 
 @app.command("list")
@@ -54,8 +55,10 @@ def list_(
 ) -> None:
     """List versions, newest first."""
     told: Globals = context.obj
+    registry = told.open()
+    damaged = broken(registry, name)
     rows = select(
-        told.open(),
+        registry,
         name,
         channel=channel,
         status=status,
@@ -67,6 +70,8 @@ def list_(
         limit=limit,
         after=after,
     )
+    for model, why in damaged.items():
+        say_read_only(model, why)
     for row in rows:
         if row.get("problem") and not told.quiet:
             render.say(row["problem"])
@@ -78,6 +83,8 @@ def list_(
     else:
         columns = ("NAME", "VERSION", "STATUS", "CHANNELS", "REGISTERED (UTC)", "METRICS", "TAGS")
         render.print_table(columns, render.version_rows(rows))
+    if damaged and not rows:
+        raise typer.Exit(IntegrityError.exit_status)
 
 
 @app.command()
@@ -86,6 +93,7 @@ def show(context: typer.Context, ref: RefArgument) -> None:
     told: Globals = context.obj
     registry = told.open()
     name, found = registry.resolve(ref)
+    say_broken(registry, ref)
     if found.status != "deleted":
         registry.metadata(name, found.version)
     row = describe(registry, registry.state(name), found.version)
@@ -122,8 +130,7 @@ def history(
         return
     entries = registry.history(name, limit=limit)
     for model in [name] if name else registry.models():
-        if broken := registry.state(model).broken:
-            render.say(f"model {model!r} is read-only: {broken}")
+        say_broken(registry, model)
     if told.json:
         render.print_json([dataclasses.asdict(entry) for entry in entries])
     elif told.quiet:
@@ -163,7 +170,10 @@ def compare(
 ) -> None:
     """Compare metrics side by side: a winner and the difference (last minus first) for each."""
     told: Globals = context.obj
-    rows = told.open().compare(refs, metrics=metric or ())
+    registry = told.open()
+    rows = registry.compare(refs, metrics=metric or ())
+    for ref in refs:
+        say_broken(registry, ref)
     versions = list(rows[0].values) if rows else []
     show_rows(
         told,
@@ -193,7 +203,10 @@ def diff(
 ) -> None:
     """Show which facts and files differ between two versions."""
     told: Globals = context.obj
-    rows = told.open().diff(left, right)
+    registry = told.open()
+    rows = registry.diff(left, right)
+    for ref in (left, right):
+        say_broken(registry, ref)
     show_rows(
         told,
         ("FIELD", left, right),
@@ -206,7 +219,9 @@ def diff(
 def lineage(context: typer.Context, ref: RefArgument) -> None:
     """Show what a version derives from, and what was derived from it."""
     told: Globals = context.obj
-    found = told.open().lineage(ref)
+    registry = told.open()
+    found = registry.lineage(ref)
+    say_broken(registry, ref)
     relatives = [*reversed(found.ancestors), *found.descendants]
     rows = [(r.ref, f"{r.distance:+d}", r.parent or "-") for r in relatives]
     rows.insert(len(found.ancestors), (found.ref, "0", found.ancestors[0].ref if found.ancestors else "-"))
@@ -217,7 +232,9 @@ def lineage(context: typer.Context, ref: RefArgument) -> None:
 def card(context: typer.Context, ref: RefArgument) -> None:
     """Print a version's model card (Markdown): use and limits, data, metrics, gates, features, lineage."""
     told: Globals = context.obj
-    text = told.open().card(ref)
+    registry = told.open()
+    text = registry.card(ref)
+    say_broken(registry, ref)
     if told.json:
         render.print_json({"ref": ref, "card": text})
     else:

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from modelreg import render
+from modelreg.refs import parse_ref
 from modelreg.registry import Registry
 from modelreg.results import Commit
 from modelreg.settings import Settings
@@ -51,6 +52,8 @@ def committed(told: Globals, commit: Commit, dry_run: bool) -> None:
         f"{commit.name}: {commit.channel} {verb} from {commit.from_version or 'nothing'} to "
         f"{commit.to_version} (record {commit.seq})"
     )
+    if not commit.changed:
+        text = f"{commit.name}: {commit.channel} holds {commit.to_version} already (record {commit.seq}); nothing to do"
     out(told, {**dataclasses.asdict(commit), "dry_run": dry_run}, text, f"{commit.name}:{commit.to_version}")
 
 
@@ -58,6 +61,18 @@ def changed(told: Globals, commit: Commit, ref: str, what: str, dry_run: bool) -
     """One line about a version that changed: ``ref is approved (record 7)``."""
     text = f"{ref} {'would be' if dry_run else 'is'} {what} (record {commit.seq})"
     out(told, {**dataclasses.asdict(commit), "did": what, "dry_run": dry_run}, text, ref)
+
+
+def say_broken(registry: Registry, ref: str) -> None:
+    """Say on stderr where the log of a reference's model is damaged: what is shown is the state before that."""
+    name = parse_ref(ref).name
+    if broken := registry.state(name).broken:
+        say_read_only(name, broken)
+
+
+def say_read_only(name: str, broken: str) -> None:
+    """The one sentence about a damaged log."""
+    render.say(f"model {name!r} is read-only, and its state is that of the records before: {broken}")
 
 
 def out(told: Globals, data: dict[str, Any], text: str, name: str | None = None) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import zmq
 
 from modeld.errors import RequestError, retryable
+from modeld.front import report
 from modeld.front.zsocket import ZSocket
 from modeld.swap.slot import Slot, WriteOutcome
 from modeld.wire import header, replies
@@ -90,7 +91,7 @@ class AdminService:
     # -- operations
 
     def _status(self, _request: AdminRequest, _actor: str, respond: Respond) -> None:
-        respond(self._daemon.status())
+        respond(report.status(self._daemon))
 
     def _reload(self, request: AdminRequest, _actor: str, respond: Respond) -> None:
         def looked() -> None:
@@ -233,7 +234,7 @@ class AdminService:
         respond({"history": wanted[: max(0, request.limit)]})
 
     def _stats(self, _request: AdminRequest, _actor: str, respond: Respond) -> None:
-        respond(self._daemon.stats())
+        respond(report.stats(self._daemon))
 
     # -- helpers
 

@@ -14,18 +14,14 @@ import time
 import traceback
 from collections.abc import Callable
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
-import msgspec
 import zmq
 
 from modeld import log
 from modeld.config import Config
 from modeld.errors import ModeldError, NothingToServe
-from modeld.forest.errors import PlanError, PlanRefused
 from modeld.forest.scorer import Scorer
-from modeld.forest.sealed import open_plans
 from modeld.front import sockets
 from modeld.front.admin import AdminService
 from modeld.front.data import DataService, Served
@@ -34,8 +30,9 @@ from modeld.front.loop import Loop
 from modeld.front.notify import Notifier
 from modeld.front.servable import Lane, Servable, WorkerLost
 from modeld.front.spawner import Spawner, Worker
+from modeld.front.trials import RunningTrial
 from modeld.front.zsocket import ZSocket
-from modeld.swap.policy import Pointer, State
+from modeld.swap.policy import Pointer
 from modeld.swap.slot import Binding, Rejection, Slot, Trial, WriteOutcome
 from modeld.watch.messages import (
     MAX_REASON,
@@ -51,7 +48,7 @@ from modeld.watch.messages import (
 )  # fmt: skip
 from modeld.wire import header
 from modeld.wire.contract import Contract
-from modeld.work import ipc, prctl
+from modeld.work import prctl
 
 #: Between two looks at what drains, hangs or waits. Seconds.
 _TICK_S = 0.1
@@ -64,8 +61,6 @@ _WATCHER_GONE = WriteOutcome(
 _GC_THRESHOLD = 50_000
 #: A row of a large matrix may take this long at most before the worker counts as hung. Nanoseconds.
 _ROW_NS = 10_000_000
-#: What the front scores itself takes this long at most, by its own measure: nobody is served meanwhile. Nanoseconds.
-_INLINE_NS = 1_000_000
 
 
 class Daemon:
@@ -80,8 +75,8 @@ class Daemon:
         self.broken: dict[str, str] = {}
         self._actor = f"modeld:uid:{os.getuid()}"
         self._log = log.get()
-        self._started_ns = self.clock_ns()
-        self._started_at = self.now()
+        self.started_ns = self.clock_ns()
+        self.started_at = self.now()
         #: Who waits for the look under way, and for the next one.
         self._look: list[Callable[[], None]] = []
         self._next_look: list[Callable[[], None]] = []
@@ -91,7 +86,7 @@ class Daemon:
         self._kept: dict[str, Kept] = {}
         self._seen = False
         self._token = 0
-        self._ready = False
+        self.ready = False
         self._failure: ModeldError | None = None
         self._notifier = Notifier()
         self._incidents = 0
@@ -133,9 +128,9 @@ class Daemon:
             self.loop.on_signals(
                 {signal.SIGTERM: self.drain, signal.SIGINT: self.drain, signal.SIGHUP: self._on_hangup}
             )
-            self._spawner = Spawner(self.loop)
+            self.spawner = Spawner(self.loop)
             begin = Begin(config.source, config.watch, config.state_dir)
-            self._link = Link(self.loop, begin, self._on_watcher, self._on_watcher_lost)
+            self.link = Link(self.loop, begin, self._on_watcher, self._on_watcher_lost)
             self.loop.call_in(_TICK_S, self._tick)
             if self._notifier.watchdog_s is not None:
                 self.loop.call_in(self._notifier.watchdog_s, self._feed_watchdog)
@@ -169,16 +164,16 @@ class Daemon:
         """From top to bottom: workers first, so that none outlives the zygote; replies last, so that they get out."""
         for served in self.models.values():
             served.slot.close()
-        if hasattr(self, "_link"):
-            self._link.close()
-        if hasattr(self, "_spawner"):
-            self._spawner.close()
+        if hasattr(self, "link"):
+            self.link.close()
+        if hasattr(self, "spawner"):
+            self.spawner.close()
         for sock in socks:
             sock.close()
         context.term()  # waits for replies on their way, LINGER_MS at most
         sockets.remove_files(bound)
         if hasattr(self, "data"):
-            self._log.info(log.STOPPED, uptime_s=round((self.clock_ns() - self._started_ns) / 1e9, 1))
+            self._log.info(log.STOPPED, uptime_s=round((self.clock_ns() - self.started_ns) / 1e9, 1))
         self._notifier.close()
 
     def _pending(self) -> int:
@@ -205,7 +200,7 @@ class Daemon:
         if self._look:
             self._token += 1
             self._look_token, self._look_ns = self._token, self.clock_ns()
-            if not self._link.send(Look(self._token)):
+            if not self.link.send(Look(self._token)):
                 self._end_look()
 
     def _end_look(self) -> None:
@@ -280,7 +275,7 @@ class Daemon:
             late.append(self._look_ns)
         if late and now - min(late) > limit_ns:
             self.watching = "not answering"
-            self._link.kill("it doesn't answer")
+            self.link.kill("it doesn't answer")
         elif not self._look and now - self._look_ns > limit_ns / 4:
             self.look(lambda: None)
 
@@ -295,7 +290,7 @@ class Daemon:
 
     def _check_start(self) -> None:
         """Ready with the first version that serves; or, where one is required and none can be had, the end."""
-        if self._ready or not self._seen:
+        if self.ready or not self._seen:
             return
         slots = [served.slot for served in self.models.values()]
         if (
@@ -318,7 +313,7 @@ class Daemon:
                 self._fail("nothing to serve: " + "; ".join(reasons))
 
     def _become_ready(self) -> None:
-        self._ready = True
+        self.ready = True
         # What is there now lives as long as the process: no collection has to walk it again.
         gc.collect()
         gc.freeze()
@@ -371,14 +366,14 @@ class Daemon:
         token = self._token
         self._writes[token] = (self.clock_ns(), done)
         request = Write(token, model, expect, to, mark_failed, reason[:MAX_REASON], actor)
-        if not self._link.send(request) and self._writes.pop(token, None) is not None:
+        if not self.link.send(request) and self._writes.pop(token, None) is not None:
             done(_WATCHER_GONE)
 
     def keep(self, binding: Binding, rejected: list[Rejection]) -> None:
         pointer = binding.served.pointer
         remembered = [Remembered(r.version, r.digest, r.stage, r.reason[:MAX_REASON], r.at) for r in rejected]
         self.models[pointer.model].slot.degraded.pop("state_dir", None)
-        self._link.send(Keep(Kept(pointer, binding.generation, remembered)))
+        self.link.send(Keep(Kept(pointer, binding.generation, remembered)))
 
     def start_trial(self, pointer: Pointer, trial: Trial) -> RunningTrial:
         return RunningTrial(self, pointer, trial)
@@ -469,7 +464,7 @@ class Daemon:
                     self._log.error(log.WORKER_HUNG, model=name, worker=lane.channel.pid)
                     lane.channel.kill()
             slot.tick()
-        self._spawner.sweep()
+        self.spawner.sweep()
         self._check_watcher()
         self._check_start()
         self.loop.call_in(_TICK_S, self._tick)
@@ -480,250 +475,11 @@ class Daemon:
         self._notifier.send("WATCHDOG=1")
         self.loop.call_in(self._notifier.watchdog_s, self._feed_watchdog)
 
-    # -- what operators see
-
-    def status(self) -> dict[str, Any]:
-        """The admin socket's `status`."""
-        degraded = [f"source: {self.source_error}"] if self.source_error else []
-        if self.watching in ("restarting", "not answering"):
-            degraded.append(f"watcher: {self.watching}")
-        degraded += [f"{name}: read-only: {why}" for name, why in sorted(self.broken.items())]
-        lines = []
-        workers = []
-        for name, served in sorted(self.models.items()):
-            slot = served.slot
-            degraded += [f"{name}: {why}" for why in slot.degraded.values()]
-            if slot.condemned is not None:
-                degraded.append(f"{name}: {slot.condemned}, and nothing warm to fall back to")
-            lines.append(self._model_status(name, served))
-            for binding in (slot.serving, slot.warm):
-                if binding is not None:
-                    workers += [
-                        {"model_name": name, "version": binding.contract.version, "pid": lane.channel.pid,
-                         "state": str(binding.served.state)}
-                        for lane in binding.served.lanes
-                    ]  # fmt: skip
-        return {
-            "models": lines,
-            "ready": self._ready and all(served.slot.serving is not None for served in self.models.values()),
-            "watching": self.watching,
-            "workers": workers,
-            "degraded": degraded,
-            "pid": os.getpid(),
-            "started_at": self._started_at,
-            "zygote_pid": self._spawner.zygote_pid,
-            "watcher_pid": self._link.pid,
-        }
-
-    def _model_status(self, name: str, served: Served) -> dict[str, Any]:
-        slot, stats = served.slot, served.stats
-        binding = slot.serving
-        p50, p99 = stats.latency_us.quantiles(0.5, 0.99)
-        rejection = slot.last_rejection
-        trial = slot.trial
-        return {
-            "model_name": name,
-            "version": binding.contract.version if binding is not None else None,
-            "generation": binding.generation if binding is not None else None,
-            "digest": binding.digest if binding is not None else None,
-            "state": str(binding.served.state) if binding is not None else str(State.ABSENT),
-            "channel": self.config.source.channel,
-            "since": binding.since if binding is not None else None,
-            "warm": slot.warm.contract.version if slot.warm is not None else None,
-            "trial": {"version": trial.pointer.version, "state": str(trial.state)}
-            if trial is not None
-            else None,
-            "last_rejection": {
-                "version": rejection.version,
-                "reason": f"{rejection.stage}: {rejection.reason}",
-                "at": rejection.at,
-            }
-            if rejection is not None
-            else None,
-            "held": slot.held,
-            "path": binding.served.path if binding is not None else None,
-            "path_reason": (binding.served.unplanned_why or None) if binding is not None else None,
-            "requests": stats.requests,
-            "errors": sum(stats.errors.values()),
-            "p50_us": p50,
-            "p99_us": p99,
-        }
-
-    def stats(self) -> dict[str, Any]:
-        """The admin socket's `stats`: counters and histograms (bucket counts; see modeld.front.stats)."""
-        return {
-            "uptime_s": (self.clock_ns() - self._started_ns) / 1e9,
-            "dropped_replies": self.data.dropped_replies,
-            "dropped_messages": self.data.dropped_messages,
-            "errors": self.data.errors,
-            "zygote_restarts": self._spawner.zygote_restarts,
-            "models": {
-                name: {
-                    "requests": served.stats.requests,
-                    "errors": served.stats.errors,
-                    "latency_us": _sparse(served.stats.latency_us.counts),
-                    "predict_us": _sparse(served.stats.predict_us.counts),
-                }
-                for name, served in sorted(self.models.items())
-            },
-        }
-
-
-class RunningTrial:
-    """A worker on trial, reporting to the slot that wants it."""
-
-    def __init__(self, daemon: Daemon, pointer: Pointer, trial: Trial) -> None:
-        settings = daemon.config.trial
-        self._daemon = daemon
-        self._pointer = pointer
-        self._trial = trial
-        self._over = False
-        self._worker: Worker | None = None
-        self._begun = False
-        try:
-            worker = daemon._spawner.spawn()
-        except OSError as e:
-            why = f"no worker can be made: {e.strerror}"
-            daemon.loop.call_in(0, lambda: self._abort(why))
-            return
-        self._worker = worker
-        worker.on_packet, worker.on_end = self._on_packet, self._on_end
-        kept = Path(daemon.config.state_dir) / "good" / pointer.model / pointer.digest.removeprefix("sha256:")
-        request = ipc.Trial(
-            directories=[str(Path(pointer.directory).absolute()), str(kept.absolute())],
-            model=pointer.model,
-            version=pointer.version,
-            digest=pointer.digest,
-            golden_rtol=settings.golden_rtol,
-            timeout_s=settings.timeout_s,
-            memory_limit_mb=settings.memory_limit_mb,
-            max_bytes=settings.max_version_mb << 20,
-            allow_code=pointer.digest in settings.allow_joblib,
-        )
-        worker.send(ipc.head(ipc.TRIAL) + msgspec.json.encode(request))
-        daemon.loop.call_in(settings.timeout_s, self._late)
-
-    def drop(self) -> None:
-        """End it, passed or not; no more reports."""
-        self._over = True
-        if self._worker is not None:
-            self._worker.close(kill=True)
-
-    def _on_packet(self, packet: bytes) -> None:
-        kind = packet[0] if len(packet) >= ipc.HEAD.size else 0
-        payload = packet[ipc.HEAD.size :]
-        try:
-            if kind == ipc.STAGE:
-                self._begun = True
-                self._trial.reached(State(payload.decode()))
-            elif kind == ipc.READY:
-                self._passed(msgspec.json.decode(payload, type=ipc.Ready))
-            elif kind == ipc.REJECTED:
-                rejected = msgspec.json.decode(payload, type=ipc.Rejected)
-                if rejected.again:
-                    self._abort(rejected.reason)
-                else:
-                    self._fail(rejected.stage, rejected.reason)
-            else:
-                self._fail(str(self._trial.state), f"the worker sent a packet of kind {kind}")
-        except (ValueError, msgspec.DecodeError) as e:
-            self._fail(str(self._trial.state), f"the worker sent what can't be read: {e}")
-
-    def _passed(self, ready: ipc.Ready) -> None:
-        self._over = True
-        pointer = self._pointer
-        contract = Contract(
-            model=pointer.model,
-            version=pointer.version,
-            features=tuple(ready.features),
-            schema=ready.schema,
-            outputs=tuple(ready.outputs),
-            nan_allowed=ready.nan_allowed,
-            platform=ready.platform,
-            row_independent=ready.row_independent,
-        )
-        scorers, rows, why = self._plans(ready, contract)
-        served = self._daemon.new_servable(pointer, contract, scorers, rows, why)
-        self._trial.passed(served, self._worker, ready.stages_ms)
-
-    def _plans(self, ready: ipc.Ready, contract: Contract) -> tuple[list[Scorer], int, str]:
-        """The worker's plans, checked, and for how many rows; or none, and why not. No reason to reject a version."""
-        daemon, why = self._daemon, ready.unplanned_why
-        if not daemon.config.plan.inline_rows:
-            return [], 0, "plan.inline_rows is 0"
-        if ready.planned:
-            try:
-                if self._worker is None or not self._worker.fds:
-                    raise PlanRefused("none came")
-                scorers = open_plans(self._worker.fds[0], daemon.config.trial.max_version_mb << 20)
-                shapes = [(scorer.n_features, scorer.n_outputs) for scorer in scorers]
-                if shapes != [(contract.n_features, width or 1) for _, width in contract.outputs]:
-                    raise PlanRefused(f"plans of {shapes} (features, outputs) don't fit the contract")
-                row_ns = _row_ns(scorers, contract)
-                rows = min(daemon.config.plan.inline_rows, _INLINE_NS // row_ns)
-                if not rows:
-                    raise PlanRefused(f"a row takes {row_ns // 1000} µs, too long for the front's loop")
-            except PlanError as error:
-                why = f"the worker's plan is refused: {error}"
-            else:
-                size = sum(scorer.checked.nbytes for scorer in scorers)
-                daemon.log(
-                    log.PLAN_SERVES,
-                    model=contract.model,
-                    version=contract.version,
-                    bytes=size,
-                    inline_rows=rows,
-                )
-                return scorers, rows, ""
-        daemon.log(log.PLAN_MISSING, model=contract.model, version=contract.version, reason=why)
-        return [], 0, why
-
-    def _on_end(self, how: str) -> None:
-        """Also after it passed, as long as nobody took the worker over."""
-        if self._begun:
-            self._over = True
-            self._trial.failed(str(self._trial.state), how)
-        else:
-            self._abort(f"{how} before it began")
-
-    def _late(self) -> None:
-        limit = self._daemon.config.trial.timeout_s
-        if self._begun:
-            self._fail(str(self._trial.state), f"not done after trial.timeout_s = {limit:g} s")
-        else:
-            self._abort(f"no worker began within {limit:g} s")
-
-    def _fail(self, stage: str, reason: str) -> None:
-        if not self._over:
-            self.drop()
-            self._trial.failed(stage, reason)
-
-    def _abort(self, reason: str) -> None:
-        if not self._over:
-            self.drop()
-            self._trial.aborted(reason)
-
 
 def _raise_descriptor_limit() -> None:
     """As many descriptors as we may have: libzmq ends the process that runs out of them."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
-def _row_ns(scorers: list[Scorer], contract: Contract) -> int:
-    """What a row costs with these plans: the quickest of three, as the first meets cold caches."""
-    row = bytes(contract.n_features * 8)
-    took = []
-    for _ in range(3):
-        start = time.perf_counter_ns()
-        for scorer in scorers:
-            scorer.score_bytes(row, 1)
-        took.append(time.perf_counter_ns() - start)
-    return max(1, min(took))
-
-
-def _sparse(counts: list[int]) -> dict[str, int]:
-    return {str(at): count for at, count in enumerate(counts) if count}
 
 
 def _version(slot: Slot) -> str | None:

@@ -1,0 +1,103 @@
+"""What operators see of a daemon: `status` and `stats`."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from modeld.front.data import Served
+from modeld.swap.policy import State
+
+if TYPE_CHECKING:
+    from modeld.front.daemon import Daemon
+
+
+def status(daemon: Daemon) -> dict[str, Any]:
+    """The admin socket's `status`."""
+    degraded = [f"source: {daemon.source_error}"] if daemon.source_error else []
+    if daemon.watching in ("restarting", "not answering"):
+        degraded.append(f"watcher: {daemon.watching}")
+    degraded += [f"{name}: read-only: {why}" for name, why in sorted(daemon.broken.items())]
+    lines = []
+    workers = []
+    for name, served in sorted(daemon.models.items()):
+        slot = served.slot
+        degraded += [f"{name}: {why}" for why in slot.degraded.values()]
+        if slot.condemned is not None:
+            degraded.append(f"{name}: {slot.condemned}, and nothing warm to fall back to")
+        lines.append(_model_status(daemon, name, served))
+        for binding in (slot.serving, slot.warm):
+            if binding is not None:
+                workers += [
+                    {"model_name": name, "version": binding.contract.version, "pid": lane.channel.pid,
+                     "state": str(binding.served.state)}
+                    for lane in binding.served.lanes
+                ]  # fmt: skip
+    return {
+        "models": lines,
+        "ready": daemon.ready and all(served.slot.serving is not None for served in daemon.models.values()),
+        "watching": daemon.watching,
+        "workers": workers,
+        "degraded": degraded,
+        "pid": os.getpid(),
+        "started_at": daemon.started_at,
+        "zygote_pid": daemon.spawner.zygote_pid,
+        "watcher_pid": daemon.link.pid,
+    }
+
+
+def _model_status(daemon: Daemon, name: str, served: Served) -> dict[str, Any]:
+    slot, stats = served.slot, served.stats
+    binding = slot.serving
+    p50, p99 = stats.latency_us.quantiles(0.5, 0.99)
+    rejection = slot.last_rejection
+    trial = slot.trial
+    return {
+        "model_name": name,
+        "version": binding.contract.version if binding is not None else None,
+        "generation": binding.generation if binding is not None else None,
+        "digest": binding.digest if binding is not None else None,
+        "state": str(binding.served.state) if binding is not None else str(State.ABSENT),
+        "channel": daemon.config.source.channel,
+        "since": binding.since if binding is not None else None,
+        "warm": slot.warm.contract.version if slot.warm is not None else None,
+        "trial": {"version": trial.pointer.version, "state": str(trial.state)} if trial is not None else None,
+        "last_rejection": {
+            "version": rejection.version,
+            "reason": f"{rejection.stage}: {rejection.reason}",
+            "at": rejection.at,
+        }
+        if rejection is not None
+        else None,
+        "held": slot.held,
+        "path": binding.served.path if binding is not None else None,
+        "path_reason": (binding.served.unplanned_why or None) if binding is not None else None,
+        "requests": stats.requests,
+        "errors": sum(stats.errors.values()),
+        "p50_us": p50,
+        "p99_us": p99,
+    }
+
+
+def stats(daemon: Daemon) -> dict[str, Any]:
+    """The admin socket's `stats`: counters and histograms (bucket counts; see modeld.front.stats)."""
+    return {
+        "uptime_s": (daemon.clock_ns() - daemon.started_ns) / 1e9,
+        "dropped_replies": daemon.data.dropped_replies,
+        "dropped_messages": daemon.data.dropped_messages,
+        "errors": daemon.data.errors,
+        "zygote_restarts": daemon.spawner.zygote_restarts,
+        "models": {
+            name: {
+                "requests": served.stats.requests,
+                "errors": served.stats.errors,
+                "latency_us": _sparse(served.stats.latency_us.counts),
+                "predict_us": _sparse(served.stats.predict_us.counts),
+            }
+            for name, served in sorted(daemon.models.items())
+        },
+    }
+
+
+def _sparse(counts: list[int]) -> dict[str, int]:
+    return {str(at): count for at, count in enumerate(counts) if count}
