@@ -94,7 +94,7 @@ def main() -> None:
             counts["refused"] += 1
             continue
         header = checked.header
-        n_rows = 1 if header.n_features > 4096 else chance.choice((1, 3, 9, 40))
+        n_rows = 1 if header.n_features > 4096 else chance.choice((1, 3, 9, 40, 80))
         if header.n_features * n_rows > 1 << 22:
             counts["refused"] += 1  # a front refuses it as well: the contract has fewer features
             continue

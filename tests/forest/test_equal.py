@@ -140,7 +140,7 @@ def test_numbers_of_trees(trees: int) -> None:
     assert assert_equal(booster) == {"lanes", "walk"}
 
 
-@pytest.mark.parametrize("rows", [0, 1, 7, 8, 9, 31, 32, 33, 255, 256, 257, 1000])
+@pytest.mark.parametrize("rows", [0, 1, 7, 8, 9, 19, 20, 31, 32, 71, 72, 255, 256, 257, 1000])
 def test_numbers_of_rows(rows: int) -> None:
     """Portions of rows that are full, one over, and one under; none at all."""
     booster = train(data(16), "class", objective="multiclass", num_class=3)

@@ -13,6 +13,7 @@ from tests.forest.models import data, train
 from modeld.config import Config, PlanSettings
 from modeld.forest import sealed
 from modeld.forest.compile import compile_text
+from modeld.front import trials
 from modeld.front.trials import RunningTrial
 from modeld.wire.contract import Contract
 from modeld.work import ipc
@@ -34,11 +35,15 @@ class Front:
         self.trial._worker = SimpleNamespace(fds=[] if fd is None else [fd])
 
     def plans(self, contract: Contract = CONTRACT, *, planned: bool = True, why: str = "") -> tuple[int, str]:
+        """For how many rows plans serve, and why not."""
         ready = ipc.Ready(
-            list(contract.features), "s", [], True, "lightgbm-text", 0, 1.0, True, True, {}, planned, why
-        )
-        scorers, reason = self.trial._plans(ready, contract)
-        return len(scorers), reason
+            features=list(contract.features), schema="s", outputs=[], nan_allowed=True, platform="lightgbm-text",
+            golden_rows=0, row_us=1.0, fast_path=True, row_independent=True, stages_ms={}, planned=planned,
+            unplanned_why=why,
+        )  # fmt: skip
+        scorers, rows, reason = self.trial._plans(ready, contract)
+        assert bool(scorers) == bool(rows)
+        return rows, reason
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +62,7 @@ def fd(plan: bytes) -> Iterator[int]:
 def test_a_good_plan_serves(fd: int) -> None:
     """Sealed, checked, of the contract's shape: it serves, and the log says so."""
     front = Front(fd)
-    assert front.plans() == (1, "")
+    assert front.plans() == (32, "")
     assert [event for event, _ in front.logged] == ["plan_serves"]
 
 
@@ -87,6 +92,17 @@ def test_a_worker_that_sends_none_or_something_else(plan: bytes) -> None:
     count, reason = Front(loose).plans()
     assert (count, "sealed" in reason) == (0, True)
     os.close(loose)
+
+
+def test_a_plan_that_takes_long_gets_fewer_rows_or_none(fd: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loop serves nobody while it scores: what takes too long by the front's own measure goes to workers."""
+    monkeypatch.setattr(trials, "_row_ns", lambda *_: 100_000)
+    assert Front(fd).plans() == (10, "")
+    monkeypatch.setattr(trials, "_row_ns", lambda *_: 2_000_000)
+    assert Front(fd).plans() == (
+        0,
+        "the worker's plan is refused: a row takes 2000 µs, too long for the front's loop",
+    )
 
 
 def test_the_worker_says_why_it_has_none() -> None:

@@ -34,6 +34,8 @@ def compile_text(
 
 def compile_trees(trees: Trees, layout: Layout = "auto") -> bytearray:
     transform, sigmoid = _transform(trees)
+    if trees.n_outputs > form.MAX_OUTPUTS:
+        raise PlanUnsupported(f"{trees.n_outputs} outputs")
     if layout != "walk":
         narrow = _Columns(trees, by_direction=False)
         if _fits_lanes(trees, narrow):

@@ -52,6 +52,8 @@ BLOCK, LANE, CHUNK, ALIGN = 16, 64, 256, 64
 MISSING8 = 255
 #: What the walk's 16-bit numbers hold.
 MAX_COLUMNS16, MAX_RANK16, MAX_LEAVES16 = 65536, 65534, 32768
+#: Values a row: what the front has to find memory for on a worker's word.
+MAX_OUTPUTS = 4096
 #: Bounds that keep sums of counts far from any overflow. A plan has to have as many bytes anyway.
 _MOST = 1 << 31
 
@@ -242,7 +244,9 @@ def _require(holds: Any, what: str) -> None:
 def _check_header(h: Header) -> None:
     _require(h.layout in (LANES, WALK), f"layout {h.layout}")
     _require(0 < h.n_features < _MOST, f"{h.n_features} features")
-    _require(0 < h.n_trees < _MOST and h.n_outputs > 0, f"{h.n_trees} trees, {h.n_outputs} outputs")
+    _require(
+        0 < h.n_trees < _MOST and 0 < h.n_outputs <= MAX_OUTPUTS, f"{h.n_trees} trees, {h.n_outputs} outputs"
+    )
     _require(h.n_trees % h.n_outputs == 0, f"{h.n_trees} trees for {h.n_outputs} outputs")
     for count in (h.n_leaves, h.n_nodes, h.n_words, h.n_threshold_blocks, h.n_pivot_blocks, h.n_vectors):
         _require(count < _MOST, f"a count of {count}")

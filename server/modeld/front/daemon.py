@@ -398,7 +398,12 @@ class Daemon:
         served.attach(lane)
 
     def new_servable(
-        self, pointer: Pointer, contract: Contract, scorers: list[Scorer], unplanned_why: str
+        self,
+        pointer: Pointer,
+        contract: Contract,
+        scorers: list[Scorer],
+        scored_rows: int,
+        unplanned_why: str,
     ) -> Servable:
         limits = self.config.limits
         return Servable(
@@ -409,7 +414,7 @@ class Daemon:
             queue_bytes=limits.queue_bytes,
             on_bad_output=self._on_bad_output,
             scorers=scorers,
-            scored_rows=self.config.plan.inline_rows,
+            scored_rows=scored_rows,
             unplanned_why=unplanned_why,
         )
 

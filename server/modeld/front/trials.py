@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,10 @@ from modeld.work import ipc
 
 if TYPE_CHECKING:
     from modeld.front.daemon import Daemon
+
+
+#: What the front scores itself takes this long at most, by its own measure: nobody is served meanwhile. Nanoseconds.
+_INLINE_NS = 1_000_000
 
 
 class RunningTrial:
@@ -94,15 +99,15 @@ class RunningTrial:
             platform=ready.platform,
             row_independent=ready.row_independent,
         )
-        scorers, why = self._plans(ready, contract)
-        served = self._daemon.new_servable(pointer, contract, scorers, why)
+        scorers, rows, why = self._plans(ready, contract)
+        served = self._daemon.new_servable(pointer, contract, scorers, rows, why)
         self._trial.passed(served, self._worker, ready.stages_ms)
 
-    def _plans(self, ready: ipc.Ready, contract: Contract) -> tuple[list[Scorer], str]:
-        """The plans that the worker sent, checked; or none, and why not. They are no reason to reject a version."""
+    def _plans(self, ready: ipc.Ready, contract: Contract) -> tuple[list[Scorer], int, str]:
+        """The worker's plans, checked, and for how many rows; or none, and why not. No reason to reject a version."""
         daemon, why = self._daemon, ready.unplanned_why
         if not daemon.config.plan.inline_rows:
-            return [], "plan.inline_rows is 0"
+            return [], 0, "plan.inline_rows is 0"
         if ready.planned:
             try:
                 if self._worker is None or not self._worker.fds:
@@ -111,14 +116,24 @@ class RunningTrial:
                 shapes = [(scorer.n_features, scorer.n_outputs) for scorer in scorers]
                 if shapes != [(contract.n_features, width or 1) for _, width in contract.outputs]:
                     raise PlanRefused(f"plans of {shapes} (features, outputs) don't fit the contract")
+                row_ns = _row_ns(scorers, contract)
+                rows = min(daemon.config.plan.inline_rows, _INLINE_NS // row_ns)
+                if not rows:
+                    raise PlanRefused(f"a row takes {row_ns // 1000} µs, too long for the front's loop")
             except PlanError as error:
                 why = f"the worker's plan is refused: {error}"
             else:
                 size = sum(scorer.checked.nbytes for scorer in scorers)
-                daemon.log(log.PLAN_SERVES, model=contract.model, version=contract.version, bytes=size)
-                return scorers, ""
+                daemon.log(
+                    log.PLAN_SERVES,
+                    model=contract.model,
+                    version=contract.version,
+                    bytes=size,
+                    inline_rows=rows,
+                )
+                return scorers, rows, ""
         daemon.log(log.PLAN_MISSING, model=contract.model, version=contract.version, reason=why)
-        return [], why
+        return [], 0, why
 
     def _on_end(self, how: str) -> None:
         """Also after it passed, as long as nobody took the worker over."""
@@ -144,3 +159,15 @@ class RunningTrial:
         if not self._over:
             self.drop()
             self._trial.aborted(reason)
+
+
+def _row_ns(scorers: list[Scorer], contract: Contract) -> int:
+    """What a row costs with these plans: the quickest of three, as the first meets cold caches."""
+    row = bytes(contract.n_features * 8)
+    took = []
+    for _ in range(3):
+        start = time.perf_counter_ns()
+        for scorer in scorers:
+            scorer.score_bytes(row, 1)
+        took.append(time.perf_counter_ns() - start)
+    return max(1, min(took))

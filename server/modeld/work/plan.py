@@ -19,22 +19,29 @@ Matrix = NDArray[np.float64]
 _ODDITIES = (PlanError, ValueError, TypeError, LookupError, ArithmeticError, MemoryError)
 
 
-def make(sealed: Sealed, model: LoadedModel, rows: Matrix) -> tuple[list[bytearray], str]:
-    """A proved plan for each output; or none, and why not. `rows` are predicted beside those of the proof."""
+def make(
+    sealed: Sealed, model: LoadedModel, rows: Matrix, outputs: list[Matrix]
+) -> tuple[list[bytearray], str]:
+    """A proved plan for each output; or none, and why not. `outputs` is what the model makes of `rows`."""
     if (why := kernel.why_missing()) is not None:
         return [], why
     if set(model.boosters) != set(model.outputs):
         return [], f"no plans for the format {sealed.metadata.format}"
     plans = []
-    for output, file in loaders.estimators(sealed).items():
+    as_text = sealed.metadata.format == "lightgbm-text"
+    for (output, file), expected in zip(loaders.estimators(sealed).items(), outputs, strict=True):
         booster = model.boosters[output]
 
         def predict(matrix: Matrix, booster: object = booster) -> Matrix:
             return np.asarray(booster.predict(matrix, num_threads=1), np.float64)  # type: ignore[attr-defined]
 
         try:
-            plan = compile_text(sealed.files[file].decode())
-            difference = proof.first_difference(Scorer(memoryview(plan).toreadonly()), predict, rows)
+            text = sealed.files[file].decode() if as_text else booster.model_to_string()
+            plan = compile_text(text)
+            scorer = Scorer(memoryview(plan).toreadonly())
+            difference = proof.first_difference(scorer, predict, rows)
+            if scorer.score_bytes(rows.tobytes(), len(rows)) != expected.tobytes():
+                difference = "the plan differs from the version on its golden rows"
         except _ODDITIES as error:
             return [], f"{output}: {error or type(error).__name__}"
         if difference is not None:

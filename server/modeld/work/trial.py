@@ -88,7 +88,7 @@ def prove(trial: ipc.Trial, stage: Callable[[str], None]) -> tuple[Engine, ipc.R
         engine = Engine(model, [1 if out.ndim == 1 else out.shape[1] for out in outputs])
         fast = engine.prove_fast_path(rows, outputs)
         start = time.perf_counter()
-        plans, unplanned_why = plan.make(sealed, model, rows)
+        plans, unplanned_why = plan.make(sealed, model, rows, outputs)
         timings["plan"] = round((time.perf_counter() - start) * 1e3, 3)
     ready = ipc.Ready(
         features=features,
