@@ -9,7 +9,8 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
-from modelreg.catalog import Catalog, channels, metrics, tags, versions
+from modelreg.catalog import Catalog
+from modelreg.catalogtables import channels, metrics, tags, versions
 from modelreg.metrics import canonical, direction
 from modelreg.settings import MetricSettings
 

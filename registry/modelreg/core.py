@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime as dt
 import functools
-import json
 import logging
 import threading
-import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from modelreg import changes, projections, validation
+from modelreg import changes, home, projections, validation
 from modelreg.clock import rfc3339, utc_now
 from modelreg.disk import DISK, Disk
 from modelreg.environment import default_actor
@@ -27,17 +24,13 @@ from modelreg.records import ChannelOp, KnownOp, Record, record_name, record_seq
 from modelreg.refs import parse_ref, resolve
 from modelreg.results import Commit
 from modelreg.sealed import read_metadata
-from modelreg.settings import SETTINGS_FILE, TEMPLATE, Settings, load_settings
+from modelreg.settings import Settings
 from modelreg.state import ModelState, VersionState
 
 if TYPE_CHECKING:
     from modelreg.catalog import Catalog
 
 log = logging.getLogger("modelreg")
-
-#: The disk format that this package reads and writes.
-FORMAT = 1
-
 
 _FIRST_RECORD = record_name(1)
 
@@ -83,8 +76,8 @@ class Core:
         self._logs: dict[str, ModelLog] = {}
         self._named: set[str] = set()
         self._lock = threading.Lock()
-        self.uuid = self._read_identity()
-        self.settings = self._own_settings() if settings is None else settings
+        self.uuid = home.identity(self.root, disk)
+        self.settings = home.own_settings(self.root, disk) if settings is None else settings
         if heal:
             self._heal()
 
@@ -110,27 +103,7 @@ class Core:
         Raises:
             StoreUnavailableError: it can't be written.
         """
-        home = Path(root) / ".registry"
-        identity = {"format": FORMAT, "uuid": str(uuid.uuid4()), "created_at": rfc3339(clock())}
-        try:
-            for name in ("staging", "trash", "leases", "backups"):
-                disk.make_dirs(home / name)
-            temporary = disk.temporary(home)
-            if not disk.exists(home / "registry.json"):
-                try:
-                    disk.write_new(temporary, json.dumps(identity, indent=2).encode() + b"\n")
-                    disk.link(temporary, home / "registry.json")
-                except FileExistsError:
-                    log.info("%s: another process made it first", home)
-                finally:
-                    disk.discard(temporary)
-                with contextlib.suppress(FileExistsError):
-                    disk.write_new(home / SETTINGS_FILE, TEMPLATE.encode())
-                disk.fsync_dir(home)
-        except OSError as error:
-            raise StoreUnavailableError(
-                f"{root}: can't make a registry: {error.strerror or error}"
-            ) from error
+        home.make(Path(root), clock(), disk)
         return cls(root, actor, settings=settings, clock=clock, disk=disk)
 
     # -- reading ---------------------------------------------------------------------------------------------
@@ -375,29 +348,6 @@ class Core:
                         self._projector.project(model, models)
                 except RegistryError as error:
                     log.warning("%s: %s", self.root / name, error)
-
-    def _own_settings(self) -> Settings:
-        path = self.root / ".registry" / SETTINGS_FILE
-        return load_settings(path) if self._disk.exists(path) else Settings()
-
-    def _read_identity(self) -> str:
-        path = self.root / ".registry" / "registry.json"
-        try:
-            told = json.loads(self._disk.read(path, max_bytes=1 << 20))
-            found, identity = int(told["format"]), str(told["uuid"])
-        except (FileNotFoundError, NotADirectoryError) as error:
-            raise NotFoundError(
-                f"{self.root} isn't a registry; make one with: modelreg --root {self.root} init"
-            ) from (error)
-        except OSError as error:
-            raise StoreUnavailableError(f"{path}: can't be read: {error.strerror or error}") from error
-        except (ValueError, KeyError, TypeError) as error:
-            raise IntegrityError(f"{path}: damaged ({error!r}); restore it from a backup") from error
-        if found > FORMAT:
-            raise StoreUnavailableError(
-                f"{path}: format {found} is newer than this modelreg ({FORMAT}); upgrade it"
-            )
-        return identity
 
 
 def _known(record: Record) -> Sequence[KnownOp]:

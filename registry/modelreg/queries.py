@@ -154,7 +154,7 @@ class Queries(Core):
         return name, found.version, self.metadata(name, found.version)
 
     def _parents(self) -> dict[str, str | None]:
-        from modelreg.catalog import versions as table
+        from modelreg.catalogtables import versions as table
 
         try:
             self.catalog.sync()

@@ -180,7 +180,7 @@ def test_what_was_acknowledged_survives_a_power_cut(models, tmp_path):
     assert acknowledged(models, tmp_path, None) is None
 
 
-@pytest.mark.parametrize("site", ["write_new", "make_dirs", "stage", "move_into_place", "_link", "init"])
+@pytest.mark.parametrize("site", ["write_new", "make_dirs", "stage", "move_into_place", "_link", "make"])
 def test_without_any_one_fsync_something_would_be_lost(models, tmp_path, site):
     """The mutation check: with the fsync of that place removed, the test before this one would fail."""
     assert acknowledged(models, tmp_path, site) is not None
