@@ -25,10 +25,6 @@ if TYPE_CHECKING:
 _INLINE_NS = 1_000_000
 
 
-#: What the front scores itself takes this long at most, by its own measure: nobody is served meanwhile. Nanoseconds.
-_INLINE_NS = 1_000_000
-
-
 class RunningTrial:
     """A worker on trial, reporting to the slot that wants it."""
 
