@@ -134,7 +134,7 @@ def test_promote_compares_data_sets(root, models, tmp_path, caplog):
     opened(command=command).promote("m:1.0.0", reason="x")
     for wrong in ({"file": "absent.json"}, {"command": ["false"]}, {"command": ["echo", "[]"]}):
         with pytest.raises(ConfigError, match="datasets"):
-            opened(**wrong).promote("m:1.0.0", reason="x")
+            opened(**wrong).promote("m:1.0.0", to="shadow", reason="x")
 
 
 def test_the_configuration_hash_ignores_the_order_of_keys():
