@@ -80,12 +80,17 @@ class KeptVersions:
         checksum = checksum_bytes(sealed.files)
         if digest_of(checksum) != digest:
             raise RegistryError(f"{source}: its {CHECKSUM_FILE} is sealed in another form; no copy is kept")
-        DISK.make_dirs(target.parent)
-        staging = target.parent / f".staging-{os.getpid()}"
-        shutil.rmtree(staging, ignore_errors=True)
-        DISK.make_dirs(staging)
-        for name, data in {**sealed.files, CHECKSUM_FILE: checksum}.items():
-            DISK.write_new(staging / name, data, mode=0o444)
-        DISK.fsync_dir(staging)
-        DISK.rename(staging, target)
-        DISK.fsync_dir(target.parent)
+        write_copy({**sealed.files, CHECKSUM_FILE: checksum}, target)
+
+
+def write_copy(files: dict[str, bytes], target: Path) -> None:
+    """Write a sealed directory whole: beside its place, to the disk, then by one rename. Raises OSError."""
+    DISK.make_dirs(target.parent)
+    staging = target.parent / f".staging-{os.getpid()}"
+    shutil.rmtree(staging, ignore_errors=True)
+    DISK.make_dirs(staging)
+    for name, data in files.items():
+        DISK.write_new(staging / name, data, mode=0o444)
+    DISK.fsync_dir(staging)
+    DISK.rename(staging, target)
+    DISK.fsync_dir(target.parent)

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from modeld.config import Source
 from modeld.swap.policy import Pointer
+from modeld.watch.kept import write_copy
 from modeld.watch.messages import Write, Written
 from modeld.watch.source import Seen
 from modelreg.disk import DISK
@@ -134,13 +135,7 @@ class PathSource:
         digest = digest_of(checksum)
         directory = self._adopted / digest.removeprefix("sha256:")
         if not directory.exists():
-            staging = self._adopted / f".staging-{os.getpid()}"
-            shutil.rmtree(staging, ignore_errors=True)
-            DISK.make_dirs(staging)
-            for file, content in {**files, CHECKSUM_FILE: checksum}.items():
-                DISK.write_new(staging / file, content, mode=0o444)
-            DISK.rename(staging, directory)
-            DISK.fsync_dir(self._adopted)
+            write_copy({**files, CHECKSUM_FILE: checksum}, directory)
             old = sorted(
                 (p for p in self._adopted.iterdir() if p != directory), key=lambda p: p.stat().st_mtime
             )
