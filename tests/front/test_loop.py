@@ -39,6 +39,7 @@ def pairs() -> Iterator[Callable[[], tuple[ZSocket, zmq.Socket[bytes]]]]:
             sock.set(zmq.RCVHWM, 0)
         server.bind("tcp://127.0.0.1:*")
         client.connect(server.get(zmq.LAST_ENDPOINT).rstrip(b"\0").decode())
+        assert server.poll(5000, zmq.POLLOUT)  # the binding side can't send before somebody is there
         return ZSocket(server), client
 
     yield make

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import socket
 from collections.abc import Callable, Iterator
 
@@ -12,11 +13,17 @@ from modeld.front.notify import Notifier
 
 
 @pytest.fixture
-def notifier() -> Iterator[Callable[..., Notifier]]:
+def later() -> list[Callable[[], None]]:
+    """What the notifier asked to be called for later."""
+    return []
+
+
+@pytest.fixture
+def notifier(later: list[Callable[[], None]]) -> Iterator[Callable[..., Notifier]]:
     made: list[Notifier] = []
 
     def make(**environ: str) -> Notifier:
-        made.append(Notifier(environ))
+        made.append(Notifier(environ, later=lambda _, call: later.append(call)))
         return made[-1]
 
     yield make
@@ -54,6 +61,27 @@ def test_a_manager_that_is_gone_or_full_is_no_error(notifier, tmp_path):
         one = notifier(NOTIFY_SOCKET=path)
         for _ in range(2000):
             one.send("WATCHDOG=1")
+
+
+def test_a_message_that_found_the_queue_full_is_sent_again_in_order(notifier, later, tmp_path):
+    """A slow manager still learns of READY; pings are not kept for it."""
+    path = str(tmp_path / "notify")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.settimeout(5)
+        manager.bind(path)
+        one = notifier(NOTIFY_SOCKET=path)
+        for _ in range(2000):
+            one.send("WATCHDOG=1")
+        one.send("READY=1")
+        one.send("WATCHDOG=1")
+        one.send("RELOADING=1")
+        assert len(later) == 1
+        later.pop()()  # the queue is still full: asks once more
+        while select.select([manager], [], [], 0)[0]:
+            assert manager.recv(1000) == b"WATCHDOG=1"
+        later.pop()()
+        assert manager.recv(1000) == b"READY=1"
+        assert manager.recv(1000) == b"RELOADING=1"
 
 
 @pytest.mark.parametrize(

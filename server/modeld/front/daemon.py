@@ -88,7 +88,7 @@ class Daemon:
         self._token = 0
         self.ready = False
         self._failure: ModeldError | None = None
-        self._notifier = Notifier()
+        self._notifier = Notifier(later=self.loop.call_in)
         self._incidents = 0
         self._draining_since_ns: int | None = None
 
