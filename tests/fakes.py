@@ -15,7 +15,7 @@ from typing import Any
 
 from modeld.errors import RequestError
 from modeld.swap.policy import TRANSITIONS, Pointer, State
-from modeld.swap.slot import Binding, Rejection, Trial, WriteOutcome
+from modeld.swap.ports import Binding, Rejection, Trial, WriteOutcome
 from modeld.wire.contract import Contract
 
 FEATURES = ("sma_5", "sma_20")

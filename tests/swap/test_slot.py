@@ -12,7 +12,8 @@ from tests.fakes import FakePorts, FakeRegistry, FakeServed, contract, pointer
 
 from modeld.swap import slot as slot_module
 from modeld.swap.policy import Act, State, View, next_action
-from modeld.swap.slot import Rejection, Slot, WriteOutcome
+from modeld.swap.ports import Rejection, WriteOutcome
+from modeld.swap.slot import Slot
 
 ONE, TWO, THREE = pointer("1.0.0", 1), pointer("1.1.0", 2), pointer("1.2.0", 3)
 

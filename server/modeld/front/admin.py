@@ -12,7 +12,8 @@ import zmq
 from modeld.errors import RequestError, retryable
 from modeld.front import report
 from modeld.front.zsocket import ZSocket
-from modeld.swap.slot import Slot, WriteOutcome
+from modeld.swap.ports import WriteOutcome
+from modeld.swap.slot import Slot
 from modeld.wire import header, replies
 from modeld.wire.header import AdminRequest
 

@@ -33,7 +33,8 @@ from modeld.front.spawner import Spawner, Worker
 from modeld.front.trials import RunningTrial
 from modeld.front.zsocket import ZSocket
 from modeld.swap.policy import Pointer
-from modeld.swap.slot import Binding, Rejection, Slot, Trial, WriteOutcome
+from modeld.swap.ports import Binding, Rejection, Trial, WriteOutcome
+from modeld.swap.slot import Slot
 from modeld.watch.messages import (
     MAX_REASON,
     Begin,

@@ -14,7 +14,8 @@ from modeld.front.servable import Job
 from modeld.front.stats import Stats
 from modeld.front.zsocket import ZSocket
 from modeld.swap.policy import State
-from modeld.swap.slot import Binding, Slot
+from modeld.swap.ports import Binding
+from modeld.swap.slot import Slot
 from modeld.wire import header, replies, tensors
 from modeld.wire.header import Request, RequestId
 

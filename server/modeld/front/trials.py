@@ -14,7 +14,7 @@ from modeld.forest.scorer import Scorer
 from modeld.forest.sealed import open_plans
 from modeld.front.spawner import Worker
 from modeld.swap.policy import Pointer, State
-from modeld.swap.slot import Trial
+from modeld.swap.ports import Trial
 from modeld.wire.contract import Contract
 from modeld.work import ipc
 
