@@ -12,7 +12,7 @@ import resource
 import signal
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import UTC, datetime
 from typing import Any
 
@@ -231,11 +231,7 @@ class Daemon:
             if message.error != self.source_error:
                 self._log.warning(log.SOURCE_LOST, error=message.error)
             self.source_error = message.error
-            # Without the source, what is kept is all that there is to serve.
-            only = self.config.source.models
-            for name in self._kept.keys() - self.models.keys():
-                if not only or name in only:
-                    self._add_model(name).observe(None)
+            self._add_kept(self._kept.keys())
         else:
             if self.source_error is not None:
                 self._log.info(log.SOURCE_BACK)
@@ -244,6 +240,7 @@ class Daemon:
                 for name, why in message.broken.items():
                     self._log.warning(log.MODEL_BROKEN, model=name, error=why)
             self.broken = message.broken
+            self._add_kept(message.broken.keys() - pointers.keys())
             for name in pointers.keys() - self.models.keys():
                 self._add_model(name)
             for name, served in self.models.items():
@@ -253,6 +250,13 @@ class Daemon:
         if message.token is not None and message.token == self._look_token:
             self._end_look()
         self._check_start()
+
+    def _add_kept(self, names: Collection[str]) -> None:
+        """Of what the source doesn't let us read, the copy that is kept is all that there is to serve."""
+        only = self.config.source.models
+        for name in (self._kept.keys() & names) - self.models.keys():
+            if not only or name in only:
+                self._add_model(name).observe(None)
 
     def _written(self, message: Written) -> None:
         found = self._writes.pop(message.token, None)
