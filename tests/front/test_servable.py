@@ -359,7 +359,7 @@ def test_in_a_batch_only_the_request_that_is_not_finite_is_refused(stage):
         lambda packet: ipc.head(ipc.RESULT, rows=2, job=1) + packet[ipc.HEAD.size :],
         lambda packet: ipc.head(ipc.RESULT, rows=1, job=2) + packet[ipc.HEAD.size :],
         lambda packet: ipc.head(ipc.READY, rows=1, job=1) + packet[ipc.HEAD.size :],
-        lambda _packet: ipc.head(ipc.FAILED, job=1) + b"it broke",
+        lambda _packet: ipc.head(ipc.READY, job=1) + b"it broke",
     ],
 )
 def test_a_packet_that_no_sound_worker_sends_loses_the_worker(stage, spoil):
@@ -598,8 +598,9 @@ def planned() -> Iterator[tuple[Servable, list[FakeScorer], list[str]]]:
     scorers = [FakeScorer(TWO_OUTPUTS, at) for at in range(2)]
     servable = Servable(
         pointer("1.0.0"), TWO_OUTPUTS, lambda: 1000, queue_requests=10, queue_bytes=1 << 20,
-        on_bad_output=on_bad_output, scorers=scorers, scored_rows=4,
+        on_bad_output=on_bad_output,
     )  # fmt: skip
+    servable.use_plans(scorers, 4, -1)
     yield servable, scorers, incidents
     servable.close(kill=True)
 

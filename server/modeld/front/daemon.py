@@ -21,13 +21,13 @@ import zmq
 from modeld import log
 from modeld.config import Config
 from modeld.errors import ModeldError, NothingToServe
-from modeld.forest.scorer import Scorer
 from modeld.front import sockets
 from modeld.front.admin import AdminService
 from modeld.front.data import DataService, Served
 from modeld.front.link import Link
 from modeld.front.loop import Loop
 from modeld.front.notify import Notifier
+from modeld.front.proofs import RunningProof
 from modeld.front.servable import Lane, Servable, WorkerLost
 from modeld.front.spawner import Spawner, Worker
 from modeld.front.trials import RunningTrial
@@ -398,14 +398,17 @@ class Daemon:
         worker.takes_fds = False
         served.attach(lane)
 
-    def new_servable(
-        self,
-        pointer: Pointer,
-        contract: Contract,
-        scorers: list[Scorer],
-        scored_rows: int,
-        unplanned_why: str,
-    ) -> Servable:
+    def prove(self, served: Servable) -> None:
+        """Have plans of a version that serves now proved beside it, if there may be some and none are there."""
+        if served.wants_plans:
+            served.prove(RunningProof(self, served))
+        elif served.path == "worker":
+            contract = served.contract
+            self.log(
+                log.PLAN_MISSING, model=contract.model, version=contract.version, reason=served.unplanned_why
+            )
+
+    def new_servable(self, pointer: Pointer, contract: Contract, unplanned_why: str) -> Servable:
         limits = self.config.limits
         return Servable(
             pointer,
@@ -414,8 +417,6 @@ class Daemon:
             queue_requests=limits.queue_requests,
             queue_bytes=limits.queue_bytes,
             on_bad_output=self._on_bad_output,
-            scorers=scorers,
-            scored_rows=scored_rows,
             unplanned_why=unplanned_why,
         )
 

@@ -1,6 +1,7 @@
 """One version with its workers: the queue in front of them, what is under way, and what happens when one dies.
 
-Where a version has plans, requests of few rows are scored at once in this process. Everything else goes to workers:
+Where a version has plans, which come some time after it began to serve, requests of few rows are scored at once in
+this process. Everything else goes to workers:
 small requests (up to SMALL_ROWS rows) have their own lane. Batching is opportunistic: what queued while the worker was
 busy goes to it as one matrix, and nothing waits for a batch to fill. A larger matrix goes as a memfd, one at a time a
 worker, and the worker looks for small packets between its slices.
@@ -32,6 +33,9 @@ from modeld.work import ipc
 SMALL_ROWS = 8
 #: Rows of small requests that go to a worker as one matrix at most.
 BATCH_ROWS = 16
+
+#: Why no plan serves a version, as long as that may change.
+UNPROVED, PROVING = "no plan was proved yet", "the plan is being proved"
 
 _VALUE = struct.Struct("<d")
 
@@ -80,6 +84,13 @@ class Channel(Protocol):
     def close(self, *, kill: bool) -> None: ...
 
 
+class Proof(Protocol):
+    """A proof of plans under way."""
+
+    def drop(self) -> None:
+        """End it; it reports nothing more."""
+
+
 class Lane:
     """What one worker has under way: at most one batch of small requests and one large matrix."""
 
@@ -118,11 +129,9 @@ class Servable:
         queue_requests: int,
         queue_bytes: int,
         on_bad_output: Callable[[Servable, str], str],
-        scorers: Sequence[Scorer] = (),
-        scored_rows: int = 0,
         unplanned_why: str = "",
     ) -> None:
-        """`scorers` has a checked plan for each output, or none; up to `scored_rows` rows are scored here with them."""
+        """`unplanned_why`: why there can be no plans; empty where there may be some."""
         self.pointer = pointer
         self.contract = contract
         self.state = State.READY
@@ -135,10 +144,12 @@ class Servable:
         self._clock_ns = clock_ns
         self._next_id = 0
         self._on_bad_output = on_bad_output
-        self._scorers = tuple(scorers)
-        self._scored_rows = scored_rows if scorers else 0
-        #: Why no plan serves; "" where one does.
-        self.unplanned_why = unplanned_why
+        self._scorers: tuple[Scorer, ...] = ()
+        self._scored_rows = 0
+        self._plan_fd = -1
+        #: The proof of plans that is under way, and why none serves; "" where one does.
+        self.proof: Proof | None = None
+        self.unplanned_why = unplanned_why or UNPROVED
         self._row_bytes = contract.n_features * 8
         self._reply_bytes = contract.row_width * 8
         self._inline_rows = min(SMALL_ROWS, ipc.INLINE_BYTES // max(self._row_bytes, self._reply_bytes))
@@ -149,6 +160,42 @@ class Servable:
         if to not in TRANSITIONS[self.state]:
             raise ValueError(f"{self.contract.label}: {self.state} → {to} is no legal transition")
         self.state = to
+        if to is not State.SERVING:
+            self._drop_proof()
+
+    @property
+    def wants_plans(self) -> bool:
+        """Whether a proof of plans may find some."""
+        return self.unplanned_why == UNPROVED
+
+    def prove(self, proof: Proof) -> None:
+        """Plans are being proved: `use_plans` or `do_without_plans` follows, or the version stops serving."""
+        self.proof, self.unplanned_why = proof, PROVING
+
+    def use_plans(self, scorers: Sequence[Scorer], scored_rows: int, fd: int, why_not: str = "") -> None:
+        """Take proved and checked plans, one for each output, between two requests.
+
+        From now on up to `scored_rows` rows are scored here; where that is 0, `why_not` says why. Workers get the plans
+        by `fd`, the sealed memfd that has them, for all other rows; it is this object's from now on (-1: none).
+        """
+        self.proof, self.unplanned_why = None, why_not
+        self._scorers, self._scored_rows, self._plan_fd = tuple(scorers), scored_rows, fd
+        for lane in self.lanes:
+            self._send_plans(lane)
+
+    def do_without_plans(self, why: str) -> None:
+        """There are none, and another proof would find none either."""
+        self.proof, self.unplanned_why = None, why
+
+    def _send_plans(self, lane: Lane) -> None:
+        if self._plan_fd >= 0:
+            with contextlib.suppress(OSError):  # as in _send_small
+                socket.send_fds(lane.channel.sock, [ipc.head(ipc.USE_PLANS)], [self._plan_fd])
+
+    def _drop_proof(self) -> None:
+        if self.proof is not None:
+            self.proof.drop()
+            self.proof, self.unplanned_why = None, UNPROVED
 
     @property
     def path(self) -> str:
@@ -172,6 +219,7 @@ class Servable:
     def attach(self, lane: Lane) -> None:
         """A proven worker joins; what waited goes to it."""
         self.lanes.append(lane)
+        self._send_plans(lane)
         self._feed(lane)
 
     def submit(self, job: Job) -> None:
@@ -262,6 +310,11 @@ class Servable:
             lane.channel.close(kill=kill)
             self._take_lane(lane)
         self.lanes.clear()
+        self._drop_proof()
+        self._scorers, self._scored_rows = (), 0
+        if self._plan_fd >= 0:
+            os.close(self._plan_fd)
+            self._plan_fd = -1
 
     def on_packet(self, lane: Lane, packet: bytes) -> None:
         """A RESULT from a worker. Raises WorkerLost where it says anything else."""

@@ -351,6 +351,7 @@ class Slot:
         self._revival.end()
         if old is not None:
             self._put_aside(old)
+        self._ports.prove(served)
         told = {
             "from": old.contract.version if old is not None else None,
             "to": served.contract.version,

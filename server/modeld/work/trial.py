@@ -34,8 +34,8 @@ class TrialFailed(Exception):
         self.again = again
 
 
-def prove(trial: ipc.Trial, stage: Callable[[str], None]) -> tuple[Engine, ipc.Ready, list[bytearray]]:
-    """Verify, load and validate `trial`; report each stage as it begins. The plans are proved too, if there are any.
+def prove(trial: ipc.Trial, stage: Callable[[str], None]) -> tuple[Engine, ipc.Ready]:
+    """Verify, load and validate `trial`; report each stage as it begins.
 
     Raises:
         TrialFailed: with the stage and the reason. A model that kills its loader kills this process instead.
@@ -71,7 +71,7 @@ def prove(trial: ipc.Trial, stage: Callable[[str], None]) -> tuple[Engine, ipc.R
                 f"the model takes {model.n_features} features, metadata.json lists {len(features)}",
             )
         _check_names(model, features)
-        rows = golden.rows if golden is not None else _stand_in_rows(sealed)
+        rows = _rows(sealed, golden)
         if rows.shape[1] != len(features):
             raise TrialFailed(
                 "validating", f"golden rows have {rows.shape[1]} columns for {len(features)} features"
@@ -87,9 +87,6 @@ def prove(trial: ipc.Trial, stage: Callable[[str], None]) -> tuple[Engine, ipc.R
                 raise TrialFailed("validating", f"golden rows: {difference}")
         engine = Engine(model, [1 if out.ndim == 1 else out.shape[1] for out in outputs])
         fast = engine.prove_fast_path(rows, outputs)
-        start = time.perf_counter()
-        plans, unplanned_why = plan.make(sealed, model, rows, outputs)
-        timings["plan"] = round((time.perf_counter() - start) * 1e3, 3)
     ready = ipc.Ready(
         features=features,
         schema=sealed.metadata.schema or "",
@@ -104,10 +101,29 @@ def prove(trial: ipc.Trial, stage: Callable[[str], None]) -> tuple[Engine, ipc.R
         fast_path=fast,
         row_independent=engine.row_independent,
         stages_ms=timings,
-        planned=bool(plans),
-        unplanned_why=unplanned_why,
+        unplanned_why=plan.why_none(sealed, model),
     )
-    return engine, ready, plans
+    return engine, ready
+
+
+def plans(trial: ipc.Trial) -> tuple[list[bytearray], str]:
+    """A proved plan for each output of a version that has passed its trial; or none, and why not.
+
+    Raises:
+        RegistryError, OSError, MemoryError: it can't be read or loaded here and now.
+    """
+    sealed = _read(trial)
+    _check_code(sealed, allowed=trial.allow_code)
+    model = loaders.load(sealed)
+    data = sealed.files.get("golden.npz")
+    rows = _rows(sealed, golden_rows.load(data) if data is not None else None)
+    outputs = [np.ascontiguousarray(out, np.float64) for out in model.predict(rows)]
+    return plan.make(sealed, model, rows, outputs)
+
+
+def _rows(sealed: Sealed, golden: golden_rows.Golden | None) -> Matrix:
+    """The rows that a proof asks the version for."""
+    return golden.rows if golden is not None else _stand_in_rows(sealed)
 
 
 def _read(trial: ipc.Trial) -> Sealed:
