@@ -377,7 +377,8 @@ class Daemon:
         self.link.send(Keep(Kept(pointer, binding.generation, remembered)))
 
     def start_trial(self, pointer: Pointer, trial: Trial) -> RunningTrial:
-        return RunningTrial(self, pointer, trial)
+        slot = self.models[pointer.model].slot
+        return RunningTrial(self, pointer, trial, slot.serving.served if slot.serving is not None else None)
 
     def join(self, served: Servable, worker: Worker) -> None:
         """Give a worker that passed its trial to the version that it serves from now on."""
@@ -417,6 +418,7 @@ class Daemon:
             queue_requests=limits.queue_requests,
             queue_bytes=limits.queue_bytes,
             on_bad_output=self._on_bad_output,
+            live_rows=self.config.trial.live_rows,
             unplanned_why=unplanned_why,
         )
 

@@ -70,6 +70,8 @@ def _model_status(daemon: Daemon, name: str, served: Served) -> dict[str, Any]:
         if rejection is not None
         else None,
         "held": slot.held,
+        "live": slot.compared,
+        "swap_pause_us": slot.swap_pause_us,
         "path": binding.served.path if binding is not None else None,
         "path_reason": (binding.served.unplanned_why or None) if binding is not None else None,
         "requests": stats.requests,

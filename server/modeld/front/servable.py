@@ -25,6 +25,7 @@ import numpy as np
 
 from modeld.errors import RequestError, retryable
 from modeld.forest.scorer import Scorer
+from modeld.front.live import LiveRows
 from modeld.swap.policy import TRANSITIONS, Pointer, State
 from modeld.wire.contract import Contract
 from modeld.work import ipc
@@ -129,9 +130,10 @@ class Servable:
         queue_requests: int,
         queue_bytes: int,
         on_bad_output: Callable[[Servable, str], str],
+        live_rows: int = 0,
         unplanned_why: str = "",
     ) -> None:
-        """`unplanned_why`: why there can be no plans; empty where there may be some."""
+        """`live_rows`: answers to remember. `unplanned_why`: why there can be no plans; empty: there may be some."""
         self.pointer = pointer
         self.contract = contract
         self.state = State.READY
@@ -144,6 +146,8 @@ class Servable:
         self._clock_ns = clock_ns
         self._next_id = 0
         self._on_bad_output = on_bad_output
+        self.live = LiveRows(contract, live_rows)
+        self._remember_one = self.live.add_one
         self._scorers: tuple[Scorer, ...] = ()
         self._scored_rows = 0
         self._plan_fd = -1
@@ -264,6 +268,10 @@ class Servable:
             finite = all(np.isfinite(np.frombuffer(tensor)).all() for tensor in tensors)
         if finite:
             job.finish(tensors, ns)
+            if job.rows == 1:
+                self._remember_one((job.data, tensors))
+            else:
+                self.live.add(job.data, job.rows, tensors)
         else:
             self._refuse_non_finite(job)
 
@@ -441,7 +449,9 @@ class Servable:
         if len(packet) == ipc.HEAD.size + 8:  # one row, one value: the common case
             job = batch[0]
             if math.isfinite(_VALUE.unpack_from(packet, ipc.HEAD.size)[0]):
-                job.finish([packet[ipc.HEAD.size :]], ns)
+                tensors = [packet[ipc.HEAD.size :]]
+                job.finish(tensors, ns)
+                self._remember_one((job.data, tensors))
             else:
                 self._refuse_non_finite(job)
             return
@@ -471,6 +481,7 @@ class Servable:
             first += job.rows
             if finite or all(np.isfinite(np.frombuffer(tensor)).all() for tensor in tensors):
                 job.finish(tensors, ns)
+                self.live.add(job.data, job.rows, tensors)
             else:
                 self._refuse_non_finite(job)
 

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from modeld.config import Config
+from modeld.config import Config, TrialSettings
+from modeld.front.live import LiveRows
+from modeld.front.servable import Servable
 from modeld.front.spawner import Worker
 from modeld.swap.policy import Pointer, State
 from modeld.swap.ports import Trial
@@ -16,6 +18,9 @@ from modeld.work import ipc
 
 if TYPE_CHECKING:
     from modeld.front.daemon import Daemon
+
+#: Fewer live rows than this show a difference and prove nothing.
+_LEAST_ROWS = 32
 
 
 def request(config: Config, pointer: Pointer) -> ipc.Trial:
@@ -32,13 +37,29 @@ def request(config: Config, pointer: Pointer) -> ipc.Trial:
         memory_limit_mb=settings.memory_limit_mb,
         max_bytes=settings.max_version_mb << 20,
         allow_code=pointer.digest in settings.allow_joblib,
+        max_row_us=settings.max_row_us,
     )
+
+
+def _live(settings: TrialSettings, rows: LiveRows) -> tuple[ipc.Live | None, int]:
+    """The rows to compare on, with the limits that so many of them are good for, and their memfd; or none, and -1."""
+    if not len(rows):
+        return None, -1
+    try:
+        live, fd = rows.pack()
+    except OSError:  # no descriptor or no memory: the trial goes without the comparison
+        return None, -1
+    if live.rows >= min(_LEAST_ROWS, settings.live_rows):
+        live.max_mean_abs_diff = settings.max_mean_abs_diff
+        live.min_rank_correlation = settings.min_rank_correlation
+    return live, fd
 
 
 class RunningTrial:
     """A worker on trial, reporting to the slot that wants it."""
 
-    def __init__(self, daemon: Daemon, pointer: Pointer, trial: Trial) -> None:
+    def __init__(self, daemon: Daemon, pointer: Pointer, trial: Trial, serving: Servable | None) -> None:
+        """`serving`: the version that serves meanwhile, whose last answers the candidate's are compared with."""
         self._daemon = daemon
         self._pointer = pointer
         self._trial = trial
@@ -53,7 +74,10 @@ class RunningTrial:
             return
         self._worker = worker
         worker.on_packet, worker.on_end = self._on_packet, self._on_end
-        worker.send(ipc.head(ipc.TRIAL) + msgspec.json.encode(request(daemon.config, pointer)))
+        described, live_fd = request(daemon.config, pointer), -1
+        if serving is not None and serving.pointer.digest != pointer.digest:
+            described.live, live_fd = _live(daemon.config.trial, serving.live)
+        worker.send(ipc.head(ipc.TRIAL) + msgspec.json.encode(described), live_fd)
         daemon.loop.call_in(daemon.config.trial.timeout_s, self._late)
 
     def drop(self) -> None:
@@ -96,7 +120,8 @@ class RunningTrial:
             row_independent=ready.row_independent,
         )
         served = self._daemon.new_servable(pointer, contract, ready.unplanned_why)
-        self._trial.passed(served, self._worker, ready.stages_ms)
+        live = [msgspec.to_builtins(one) for one in ready.live]
+        self._trial.passed(served, self._worker, ready.stages_ms, live)
 
     def _on_end(self, how: str) -> None:
         """Also after it passed, as long as nobody took the worker over."""

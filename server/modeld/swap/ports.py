@@ -111,13 +111,18 @@ class Trial:
     worker: Any = None
     #: What the worker's proof said of itself (milliseconds by stage).
     stages_ms: dict[str, float] = field(default_factory=dict)
+    #: How its answers to live rows differ from the serving version's, one dict for each output.
+    live: list[dict[str, Any]] = field(default_factory=list)
     candidate: Candidate | None = None
 
     def reached(self, state: State) -> None:
         self.state = state
 
-    def passed(self, served: Any, worker: Any, stages_ms: dict[str, float]) -> None:
+    def passed(
+        self, served: Any, worker: Any, stages_ms: dict[str, float], live: list[dict[str, Any]] | None = None
+    ) -> None:
         self.state, self.outcome = State.READY, "ready"
+        self.live = live or []
         self.served, self.worker, self.stages_ms = served, worker, stages_ms
         self.report(self)
 

@@ -56,6 +56,10 @@ class Slot:
         self.condemned: str | None = None
         self.generation = 0
         self.degraded: dict[str, str] = {}
+        #: How the version that was swapped in last differed from the one before, on live rows.
+        self.compared: list[dict[str, Any]] = []
+        #: What the last swap took of the loop's time, all told. µs.
+        self.swap_pause_us: int | None = None
         self._news: tuple[str, int] | None = None
         #: Called after every reconcile that ends with nothing under way.
         self.waiters: list[Callable[[], bool]] = []
@@ -188,7 +192,10 @@ class Slot:
     def reconcile(self) -> None:
         """Act until all is as wanted, or as near as it can be now."""
         while (act := next_action(self.view())) is not None:
+            start_ns = self._ports.clock_ns()
             _ACTS[act](self)
+            if act in _SWAPS:
+                self.swap_pause_us = (self._ports.clock_ns() - start_ns) // 1000
         if self.settled:
             self.waiters = [waiter for waiter in self.waiters if not waiter()]
 
@@ -304,7 +311,10 @@ class Slot:
         if self.serving is not None:
             self._news = ("swapped", self._ports.clock_ns())
         self._ports.join(trial.served, trial.worker)
-        self._serve(trial.served, wanted, "swap", trial_ms=round(took_ms, 1), stages_ms=trial.stages_ms)
+        self.compared = trial.live
+        self._serve(
+            trial.served, wanted, "swap", trial.live, trial_ms=round(took_ms, 1), stages_ms=trial.stages_ms
+        )
         self._probation.begin()
         if self.warm is None:
             self._keep()  # nothing better is kept from before
@@ -331,7 +341,14 @@ class Slot:
         self._serve(served, served.pointer, "rollback", reason=reason, actor=self._actor)
         self._keep()
 
-    def _serve(self, served: Any, pointer: Pointer, kind: str, **fields: Any) -> None:
+    def _serve(
+        self,
+        served: Any,
+        pointer: Pointer,
+        kind: str,
+        live: list[dict[str, Any]] | None = None,
+        **fields: Any,
+    ) -> None:
         """The swap: one assignment, between two requests. Everything else here is about the version before."""
         old = self.serving
         same_as_before = old is None and self._kept is not None and self._kept.digest == served.pointer.digest
@@ -360,6 +377,8 @@ class Slot:
             "reason": fields.pop("reason", pointer.reason),
             "actor": fields.pop("actor", pointer.actor),
         }
+        if live:
+            told["live"] = live
         self._ports.log(
             log.SWAPPED if kind == "swap" else log.ROLLED_BACK, model=self.model, **told, **fields
         )
@@ -427,6 +446,7 @@ class Slot:
         self._write_back.start(self.desired.version, self.rejected[self.desired.digest], serving)
 
 
+_SWAPS = frozenset({Act.SWAP, Act.SWAP_TO_WARM, Act.FALL_BACK})
 _ACTS: dict[Act, Callable[[Slot], None]] = {
     Act.DROP_TRIAL: Slot._drop_trial,
     Act.ABORT: Slot._abort,

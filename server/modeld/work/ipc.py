@@ -3,7 +3,7 @@
 One message is one packet: a 32-byte head (kind, rows, columns, job, nanoseconds), then its payload. No pickle, and no
 length field that a peer could lie with: the packet's own length is the length.
 
-    front -> worker   TRIAL (JSON Trial): prove the version, then serve it
+    front -> worker   TRIAL (JSON Trial; with a memfd if there are live rows): prove the version, then serve it
                       PREDICT (float64 rows inline) · PREDICT_MEMFD (rows in the descriptor)
                       USE_PLANS (a sealed memfd): predict with these from now on
     worker -> front   STAGE (name) · READY (JSON Ready) · REJECTED (JSON Rejected)
@@ -37,6 +37,32 @@ def head(kind: int, *, rows: int = 0, columns: int = 0, job: int = 0, ns: int = 
     return HEAD.pack(kind, rows, columns, 0, job, ns)
 
 
+class Live(msgspec.Struct):
+    """Rows that were answered lately, in the memfd that comes with the trial: `rows` × features, then the answers
+    output by output, all row-major float64. The limits are those of the trial's settings, None where there is none."""
+
+    version: str
+    n_features: int
+    #: Of the ordered feature list.
+    fingerprint: str
+    outputs: list[tuple[str, int]]
+    rows: int
+    max_mean_abs_diff: float | None = None
+    min_rank_correlation: float | None = None
+
+
+class LiveDifference(msgspec.Struct):
+    """How a candidate's answers differ from the serving version's on the same rows, in one output.
+
+    `rank_correlation` is Spearman's; None where all the values of one side are equal.
+    """
+
+    output: str
+    rows: int
+    mean_abs_diff: float
+    rank_correlation: float | None
+
+
 class Trial(msgspec.Struct):
     """What a worker or a prover is to prove. The first of `directories` that can be read has the sealed version;
     nothing of it is believed but what fits `digest`."""
@@ -51,6 +77,10 @@ class Trial(msgspec.Struct):
     max_bytes: int
     #: Whether pickled parts, which are code, may be loaded.
     allow_code: bool = False
+    #: A row may take this long.
+    max_row_us: float = 10_000
+    #: What to compare with; a memfd comes with it.
+    live: Live | None = None
 
 
 class Ready(msgspec.Struct):
@@ -67,6 +97,8 @@ class Ready(msgspec.Struct):
     #: A row's outputs don't depend on the rows beside it, to the bit: rows of several requests may be put together.
     row_independent: bool
     stages_ms: dict[str, float]
+    #: What came of the comparison on live rows; empty where there was nothing to compare with.
+    live: list[LiveDifference]
     #: Why there can be no plans; empty: a prover may find some.
     unplanned_why: str = ""
 

@@ -35,7 +35,7 @@ _MAX_WHY = 2000
 
 def main(channel: socket.socket) -> None:
     """Run one trial, then serve until the front closes `channel`."""
-    packet = channel.recv(ipc.MAX_PACKET)
+    packet, fds, _, _ = socket.recv_fds(channel, ipc.MAX_PACKET, 1)
     if not packet:
         return
     trial = msgspec.json.decode(packet[ipc.HEAD.size :], type=ipc.Trial)
@@ -48,7 +48,7 @@ def main(channel: socket.socket) -> None:
         channel.send(ipc.head(ipc.STAGE) + name.encode())
 
     try:
-        engine, ready = prove(trial, stage)
+        engine, ready = prove(trial, fds[0] if fds else -1, stage)
     except TrialFailed as failure:
         answer = msgspec.json.encode(ipc.Rejected(failure.stage, str(failure), failure.again))
         channel.send(ipc.head(ipc.REJECTED) + answer[: ipc.INLINE_BYTES])
