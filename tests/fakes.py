@@ -67,6 +67,10 @@ class FakeServed:
         self.states.append(to)
         self.proving = False
 
+    def refuse_before(self, admitted_ns: int, error: Callable[[], RequestError]) -> None:  # noqa: ARG002
+        """All that the test counts was admitted before."""
+        self.fail_all(error)
+
     def fail_all(self, error: Callable[[], RequestError]) -> None:
         self.refused += [error() for _ in range(self.pending)]
         self.pending = 0

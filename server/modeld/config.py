@@ -69,6 +69,8 @@ class TrialSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 class Probation(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     seconds: _NonNegative = 30
     requests: Annotated[int, msgspec.Meta(ge=0)] = 1000
+    max_error_rate: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.01
+    max_p99_us: Annotated[int, msgspec.Meta(ge=0)] = 0
 
 
 class Limits(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -103,6 +105,7 @@ class Config(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     watch: Watch = Watch()
     trial: TrialSettings = TrialSettings()
     workers: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
+    keep_warm: Annotated[int, msgspec.Meta(ge=0, le=16)] = 1
     probation: Probation = Probation()
     on_reject: Literal["rollback", "hold"] = "rollback"
     plan: PlanSettings = PlanSettings()

@@ -464,6 +464,33 @@ def test_fail_all_refuses_everything_once(stage):
         stage.serve(worker, late)
 
 
+def test_what_was_admitted_before_is_refused_and_the_worker_lives(stage):
+    """At the deadline of a drain old requests get one error each, newer ones their answers, from the same worker."""
+    stage.ns = 10
+    worker = stage.worker()
+    under_way, queued = stage.submit([1, 0], [2, 0])
+    (bulk,) = stage.submit(np.ones((20, 2)))
+    stage.ns = 20
+    stage.servable.refuse_before(10, lambda: RequestError("DRAINING", "too late"))
+    assert [job.code for job in (under_way, queued, bulk)] == ["DRAINING"] * 3
+    (new,) = stage.submit([3, 0])
+    stage.serve(worker)
+    while not new.outcomes:
+        stage.serve(worker)
+    assert right(new)
+    assert [len(job.outcomes) for job in (under_way, queued, bulk)] == [1, 1, 1]
+
+
+def test_a_refused_request_is_not_computed_again(stage):
+    """Its worker dies: nobody waits for it, so it doesn't go to another."""
+    worker = stage.worker()
+    (job,) = stage.submit([1, 0])
+    stage.servable.refuse_before(stage.ns, lambda: RequestError("DRAINING", "too late"))
+    stage.die(worker)
+    other = stage.worker()
+    assert (stage.servable.pending, len(job.outcomes), other.lane.small) == (0, 1, None)
+
+
 def test_a_matrix_that_can_not_be_handed_over_is_refused_as_busy(stage, monkeypatch):
     """No descriptor or no memory for a memfd costs one request, not the daemon."""
 

@@ -72,6 +72,27 @@ class Job:
         return False
 
 
+class _Refused(Job):
+    """Stands for a job under way that has been refused. It is late, so that no worker is asked for it again."""
+
+    def __init__(self, job: Job) -> None:
+        super().__init__(job.data, job.rows, job.admitted_ns, deadline_ns=0)
+
+    def finish(self, tensors: list[bytes], predict_ns: int) -> None:
+        """Nobody waits for it."""
+
+    def refuse(self, error: RequestError) -> None:
+        """It has been."""
+
+
+def _refused(job: Job, admitted_ns: int, error: Callable[[], RequestError]) -> Job:
+    """`job`, or where it was admitted up to then, what stands for it after its refusal."""
+    if job.admitted_ns > admitted_ns:
+        return job
+    job.refuse(error())
+    return _Refused(job)
+
+
 class WorkerLost(Exception):
     """The worker's channel is at its end."""
 
@@ -289,6 +310,19 @@ class Servable:
                 queue.remove(job)
                 self._queued_bytes -= len(job.data)
                 self._expired(job, now)
+
+    def refuse_before(self, admitted_ns: int, error: Callable[[], RequestError]) -> None:
+        """Refuse what was admitted up to then and isn't answered yet; what a worker makes of it later is nobody's."""
+        for queue in (self._small, self._bulk):
+            for job in [job for job in queue if job.admitted_ns <= admitted_ns]:
+                queue.remove(job)
+                self._queued_bytes -= len(job.data)
+                job.refuse(error())
+        for lane in self.lanes:
+            lane.small = (
+                [_refused(job, admitted_ns, error) for job in lane.small] if lane.small else lane.small
+            )
+            lane.bulk = _refused(lane.bulk, admitted_ns, error) if lane.bulk else lane.bulk
 
     def fail_all(self, error: Callable[[], RequestError]) -> None:
         """Refuse everything that waits or is under way: exactly one error each."""

@@ -25,6 +25,9 @@ class Served(Protocol):
     @property
     def pending(self) -> int: ...
     def move(self, to: State) -> None: ...
+    def refuse_before(self, admitted_ns: int, error: Callable[[], RequestError]) -> None:
+        """Refuse what was admitted up to then and isn't answered yet."""
+
     def fail_all(self, error: Callable[[], RequestError]) -> None: ...
     def hand_over(self, binding: Binding, error: Callable[[], RequestError]) -> None: ...
     def close(self, *, kill: bool) -> None: ...
@@ -89,11 +92,20 @@ class Binding:
 
 @dataclass(frozen=True, slots=True)
 class Rejection:
+    """Why a version isn't served. `actor`: the operator who rolled back from it; empty: this daemon found it out."""
+
     version: str
     digest: str
     stage: str
     reason: str
     at: str
+    actor: str = ""
+    mark_failed: bool = True
+
+    @property
+    def told(self) -> str:
+        """The reason as the source's log gets it."""
+        return self.reason if self.actor else f"{self.stage}: {self.reason}"
 
 
 @dataclass(slots=True)
