@@ -91,7 +91,7 @@ def until(condition: Callable[[], object]) -> None:
 def swaps(stack: Stack, admin: AdminClient, asking: Asking, times: int, versions: list[str]) -> None:
     """Promotions of versions that aren't warm: the three take turns."""
     registry = Registry(stack.directory / "registry", actor="bench")
-    promoted, rolled_back, around, otherwise = [], [], [], []
+    promoted, rolled_back, around, otherwise, pauses = [], [], [], [], []
     for number in range(times):
         version = versions[(number + 1) % len(versions)]
         start = time.perf_counter()
@@ -100,6 +100,7 @@ def swaps(stack: Stack, admin: AdminClient, asking: Asking, times: int, versions
         promoted.append(asking.first(start, version) - start)
         time.sleep(_PAUSE_S)
         around.append(asking.longest(start, start + _AROUND_S))
+        pauses.append(admin.status()["models"][0]["swap_pause_us"] / 1e6)
     for number in range(times):
         start = time.perf_counter()
         to = admin.rollback(MODEL, reason="bench", mark_failed=False)["to"]
@@ -107,6 +108,7 @@ def swaps(stack: Stack, admin: AdminClient, asking: Asking, times: int, versions
         time.sleep(0.05 if number else _PAUSE_S)
     say("promotion → first reply by the new version", promoted)
     say("operator's rollback → first reply", rolled_back)
+    say("the swap itself, in the front's loop", pauses)
     say("longest reply within 0.5 s after a promotion", around)
     say("longest reply in the 0.5 s before it", otherwise)
 

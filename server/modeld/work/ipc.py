@@ -78,7 +78,7 @@ class Trial(msgspec.Struct):
     #: Whether pickled parts, which are code, may be loaded.
     allow_code: bool = False
     #: A row may take this long.
-    max_row_us: float = 10_000
+    max_row_us: float = 50_000
     #: What to compare with; a memfd comes with it.
     live: Live | None = None
 

@@ -68,6 +68,7 @@ def _make_plans(channel: socket.socket, trial: ipc.Trial) -> None:
     try:
         fd = sealed.reserve(trial.max_bytes)
         _confine(trial)
+        prctl.set_name("modeld-prover")
         found, why = plans(trial)
         if found:
             sealed.seal(fd, found)
