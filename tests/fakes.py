@@ -49,8 +49,8 @@ class FakeServed:
         self.pending = 0
         self.refused: list[RequestError] = []
         self.closed = False
-        self.path = "worker"
-        self.unplanned_why = "a fake has no plan"
+        #: Whether its plans are being proved.
+        self.proving = False
 
     @property
     def alive(self) -> bool:
@@ -65,6 +65,11 @@ class FakeServed:
             raise AssertionError(f"{self.contract.label}: {self.state} → {to} is no legal transition")
         self.state = to
         self.states.append(to)
+        self.proving = False
+
+    def refuse_before(self, admitted_ns: int, error: Callable[[], RequestError]) -> None:  # noqa: ARG002
+        """All that the test counts was admitted before."""
+        self.fail_all(error)
 
     def fail_all(self, error: Callable[[], RequestError]) -> None:
         self.refused += [error() for _ in range(self.pending)]
@@ -186,6 +191,10 @@ class FakePorts:
         assert not worker.trial.joined, "a worker joins twice"
         worker.trial.joined = True
         served.workers.append(worker)
+
+    def prove(self, served: FakeServed) -> None:
+        assert served.state is State.SERVING, f"{served.contract.label} is proved and doesn't serve"
+        served.proving = True
 
     def write(self, model: str, expect: str, to: str | None, mark_failed: bool, reason: str, actor: str,
               done: Callable[[WriteOutcome], None]) -> None:  # fmt: skip

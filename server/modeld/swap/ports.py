@@ -23,12 +23,11 @@ class Served(Protocol):
     @property
     def n_workers(self) -> int: ...
     @property
-    def path(self) -> str: ...
-    @property
-    def unplanned_why(self) -> str: ...
-    @property
     def pending(self) -> int: ...
     def move(self, to: State) -> None: ...
+    def refuse_before(self, admitted_ns: int, error: Callable[[], RequestError]) -> None:
+        """Refuse what was admitted up to then and isn't answered yet."""
+
     def fail_all(self, error: Callable[[], RequestError]) -> None: ...
     def hand_over(self, binding: Binding, error: Callable[[], RequestError]) -> None: ...
     def close(self, *, kill: bool) -> None: ...
@@ -53,6 +52,10 @@ class Ports(Protocol):
     def start_trial(self, pointer: Pointer, trial: Trial) -> Candidate: ...
     def join(self, served: Any, worker: Any) -> None:
         """A proven worker joins a version that serves already."""
+        ...
+
+    def prove(self, served: Any) -> None:
+        """`served` has begun to serve: have a quicker way to compute the same proved beside it, if there may be one."""
         ...
 
     def write(self, model: str, expect: str, to: str | None, mark_failed: bool, reason: str, actor: str,
@@ -89,11 +92,20 @@ class Binding:
 
 @dataclass(frozen=True, slots=True)
 class Rejection:
+    """Why a version isn't served. `actor`: the operator who rolled back from it; empty: this daemon found it out."""
+
     version: str
     digest: str
     stage: str
     reason: str
     at: str
+    actor: str = ""
+    mark_failed: bool = True
+
+    @property
+    def told(self) -> str:
+        """The reason as the source's log gets it."""
+        return self.reason if self.actor else f"{self.stage}: {self.reason}"
 
 
 @dataclass(slots=True)
@@ -111,13 +123,18 @@ class Trial:
     worker: Any = None
     #: What the worker's proof said of itself (milliseconds by stage).
     stages_ms: dict[str, float] = field(default_factory=dict)
+    #: How its answers to live rows differ from the serving version's, one dict for each output.
+    live: list[dict[str, Any]] = field(default_factory=list)
     candidate: Candidate | None = None
 
     def reached(self, state: State) -> None:
         self.state = state
 
-    def passed(self, served: Any, worker: Any, stages_ms: dict[str, float]) -> None:
+    def passed(
+        self, served: Any, worker: Any, stages_ms: dict[str, float], live: list[dict[str, Any]] | None = None
+    ) -> None:
         self.state, self.outcome = State.READY, "ready"
+        self.live = live or []
         self.served, self.worker, self.stages_ms = served, worker, stages_ms
         self.report(self)
 

@@ -12,9 +12,9 @@ from typing import Any
 from modeld import log
 from modeld.errors import RequestError, retryable
 from modeld.swap.backoff import Backoff
-from modeld.swap.policy import Act, OnTrial, Pointer, Resident, State, View, next_action, target
+from modeld.swap.policy import Act, OnTrial, Pointer, Resident, State, View, next_action, target, way_back
 from modeld.swap.ports import Binding, Ports, Rejection, Trial
-from modeld.swap.probation import Probation
+from modeld.swap.probation import Probation, Terms
 from modeld.swap.revival import Revival
 from modeld.swap.schema import describe_schema_change
 from modeld.swap.writeback import WriteBack
@@ -40,14 +40,16 @@ class Slot:
         actor: str,
         rollback_on_reject: bool,
         allow_schema_change: bool,
-        probation_s: float,
-        probation_requests: int,
+        probation: Terms,
         workers: int = 1,
+        keep_warm: int = 1,
+        drain_timeout_s: float = 10.0,
     ) -> None:
         self.model = model
         self.desired: Pointer | None = None
         self.serving: Binding | None = None
-        self.warm: Binding | None = None
+        #: Versions that served before and still can; the one that served last comes first.
+        self.warm: list[Binding] = []
         self.trial: Trial | None = None
         self.retiring: list[Any] = []
         self.rejected: dict[str, Rejection] = {}
@@ -56,6 +58,10 @@ class Slot:
         self.condemned: str | None = None
         self.generation = 0
         self.degraded: dict[str, str] = {}
+        #: How the version that was swapped in last differed from the one before, on live rows.
+        self.compared: list[dict[str, Any]] = []
+        #: What the last swap took of the loop's time, all told. µs.
+        self.swap_pause_us: int | None = None
         self._news: tuple[str, int] | None = None
         #: Called after every reconcile that ends with nothing under way.
         self.waiters: list[Callable[[], bool]] = []
@@ -64,7 +70,11 @@ class Slot:
         self._rollback_on_reject = rollback_on_reject
         self._allow_schema_change = allow_schema_change
         self._workers = workers
-        self._probation = Probation(probation_s, probation_requests, ports.clock_ns)
+        self._keep_warm = keep_warm
+        self._drain_ns = int(drain_timeout_s * 1e9)
+        #: What was superseded and has requests to answer, and since when.
+        self._drains: list[tuple[Any, int]] = []
+        self._probation = Probation(probation, ports.clock_ns)
         self._revival = Revival(model, ports, self.degraded, self.reconcile)
         self._write_back = WriteBack(model, ports, actor, self.degraded, self.reconcile)
         self._aborts = Backoff(*_ABORT_BACKOFF_S)
@@ -79,7 +89,7 @@ class Slot:
         self._kept = kept
         self.generation = generation
         self.rejected = {rejection.digest: rejection for rejection in rejected}
-        self.last_rejection = rejected[-1] if rejected else None
+        self.last_rejection = next((one for one in reversed(rejected) if not one.actor), None)
 
     def observe(self, desired: Pointer | None, unfit: frozenset[str] = frozenset()) -> None:
         """The source says this now. None: it names no version, and what serves goes on serving.
@@ -89,9 +99,45 @@ class Slot:
         if desired != self.desired:
             self._tried()
             self._write_back.reset()
+            self._forget_rollback(desired)
         self.desired = desired
         self._unfit = unfit
         self.reconcile()
+
+    def source_is_back(self) -> None:
+        """The source can be read again: what is to be written to it needn't wait."""
+        self._write_back.hurry()
+
+    def roll_back_here(self, to: str | None, reason: str, actor: str, *, mark_failed: bool, why: str) -> bool:
+        """Go back to a warm version at once, on an operator's word, though the source can't be written (`why`).
+
+        The source gets the record when it can, if it still names the version that was rolled back from.
+
+        Returns:
+            False where there is no warm version to go back to, or not the one named by `to`.
+        """
+        back = way_back(self.view(), to)
+        if self.serving is None or back is None:
+            return False
+        failed = self.serving.served.pointer
+        rejection = Rejection(
+            failed.version, failed.digest, "rollback", reason, self._ports.now(), actor, mark_failed
+        )
+        self.rejected[failed.digest] = rejection
+        self._write_back.is_behind(rejection, why)
+        served = self._take_warm(back.digest)
+        self._serve(served, served.pointer, "rollback", reason=reason, actor=actor)
+        self._keep()
+        self.reconcile()
+        return True
+
+    def _forget_rollback(self, desired: Pointer | None) -> None:
+        """The source has moved on from what an operator rolled back from: its own word on that version holds."""
+        old = self.desired
+        if old is not None and desired is not None and desired.digest != old.digest:
+            rejection = self.rejected.get(old.digest)
+            if rejection is not None and rejection.actor:
+                del self.rejected[old.digest]
 
     def rolling_back(self, under_way: bool) -> None:
         """An operator has this model's pointer moved back: the next swap to the warm version is that rollback."""
@@ -101,12 +147,12 @@ class Slot:
         """A worker of a resident version is gone."""
         self._ports.log(log.WORKER_DIED, model=self.model, version=served.contract.version, how=how)
         if self.serving is not None and served is self.serving.served:
-            if self.on_probation and self.warm is not None and self.warm.served.alive:
+            if self.on_probation and any(one.served.alive for one in self.warm):
                 self.condemned = f"{how} in probation"
-        elif self.warm is not None and served is self.warm.served and not served.alive:
+        elif (old := next((one for one in self.warm if one.served is served), None)) and not served.alive:
             served.fail_all(self._gone)
+            self.warm.remove(old)
             self._retire(served)
-            self.warm = None
         elif served in self.retiring and not served.alive:
             served.fail_all(self._gone)
         self.reconcile()
@@ -114,12 +160,22 @@ class Slot:
     def bad_output(self, served: Any, what: str) -> None:
         """A served version said what it must not say."""
         if self.serving is not None and served is self.serving.served and self.on_probation:
-            self.condemned = f"{what} in probation"
-            self._ports.call_in(0, self.reconcile)
+            self._condemn(what)
 
-    def replied(self) -> None:
-        """A reply by the serving version."""
-        self._probation.replied()
+    def replied(self, took_us: int) -> None:
+        """A reply by the serving version, `took_us` after its request was admitted."""
+        if (why := self._probation.replied(took_us)) is not None:
+            self._condemn(why)
+
+    def erred(self) -> None:
+        """An error of ours in place of a reply by the serving version."""
+        if (why := self._probation.erred()) is not None:
+            self._condemn(why)
+
+    def _condemn(self, what: str) -> None:
+        """The serving version failed its probation. What follows isn't for the middle of a batch."""
+        self.condemned = f"{what} in probation"
+        self._ports.call_in(0, self.reconcile)
 
     @property
     def on_probation(self) -> bool:
@@ -152,7 +208,7 @@ class Slot:
         return news[0]
 
     def view(self) -> View:
-        serving = warm = None
+        serving = None
         if (binding := self.serving) is not None:
             alive = binding.served.alive
             serving = Resident(
@@ -163,14 +219,18 @@ class Slot:
                 short=binding.served.n_workers < self._workers and self._revival.due,
                 lost=not alive and self._revival.hopeless,
             )
-        if self.warm is not None:
-            warm = Resident(
-                self.warm.contract.version,
-                self.warm.digest,
-                self.warm.revision,
-                alive=self.warm.served.alive,
-                fit=self.warm.digest not in self._unfit,
+        warm = tuple(
+            Resident(
+                one.contract.version,
+                one.digest,
+                one.revision,
+                alive=one.served.alive,
+                fit=one.digest not in self._unfit,
             )
+            for one in self.warm
+        )
+        rejection = self.rejected.get(self.desired.digest) if self.desired is not None else None
+        writes = self._rollback_on_reject or (rejection is not None and bool(rejection.actor))
         return View(
             desired=self.desired,
             serving=serving,
@@ -179,7 +239,7 @@ class Slot:
             rejected=frozenset(self.rejected),
             held=self.held is not None,
             condemned=self.condemned is not None,
-            may_write=self._rollback_on_reject and self._write_back.due,
+            may_write=writes and self._write_back.due,
             kept=self._kept,
             aborted=self._aborts.failures > 0,
             may_try=self._ports.clock_ns() >= self._aborts.due_ns,
@@ -188,34 +248,55 @@ class Slot:
     def reconcile(self) -> None:
         """Act until all is as wanted, or as near as it can be now."""
         while (act := next_action(self.view())) is not None:
+            start_ns = self._ports.clock_ns()
             _ACTS[act](self)
+            if act in _SWAPS:
+                self.swap_pause_us = (self._ports.clock_ns() - start_ns) // 1000
         if self.settled:
             self.waiters = [waiter for waiter in self.waiters if not waiter()]
 
     def tick(self) -> None:
         """Now and then: what drained gets warm or is retired, and what was put off is looked at again."""
-        if (
-            self.warm is not None
-            and self.warm.served.state == State.DRAINING
-            and not self.warm.served.pending
-        ):
-            self.warm.served.move(State.WARM)
+        self._end_drains()
+        if (why := self._probation.tick()) is not None:
+            self._condemn(why)
         if self._probation.passed():
             self._ports.log(log.PROBATION_PASSED, model=self.model, generation=self.generation)
             self._keep()
-        for served in [served for served in self.retiring if not served.pending]:
-            self.retiring.remove(served)
-            served.close(kill=False)
+            self._let_go_of_warm()
         self.reconcile()
+
+    def _end_drains(self) -> None:
+        """What has answered everything is warm, or closed; what hasn't by the deadline refuses the rest."""
+        now = self._ports.clock_ns()
+        for drain in list(self._drains):
+            served, since_ns = drain
+            late = now - since_ns >= self._drain_ns
+            if served.pending and not late:
+                continue
+            self._drains.remove(drain)
+            if served.state is State.RETIRED:
+                served.fail_all(self._too_late)
+                self.retiring.remove(served)
+                served.close(kill=late)
+            else:
+                # Requests that name this version by now keep coming: only those of before are late.
+                served.refuse_before(since_ns, self._too_late)
+                served.move(State.WARM)
 
     def close(self) -> None:
         """Let every worker go; what is still unanswered is refused."""
         self._end_trial()
         self._revival.end()
-        resident = [binding.served for binding in (self.warm, self.serving) if binding is not None]
-        for served in [*self.retiring, *resident]:
+        self._drains.clear()
+        for served in self.residents():
             served.fail_all(_shutting_down)
             served.close(kill=False)
+
+    def residents(self) -> list[Any]:
+        """Every version that has workers or requests: serving, warm, retiring."""
+        serving = [self.serving.served] if self.serving is not None else []
+        return [*serving, *(one.served for one in self.warm), *self.retiring]
 
     # -- the acts
 
@@ -304,34 +385,47 @@ class Slot:
         if self.serving is not None:
             self._news = ("swapped", self._ports.clock_ns())
         self._ports.join(trial.served, trial.worker)
-        self._serve(trial.served, wanted, "swap", trial_ms=round(took_ms, 1), stages_ms=trial.stages_ms)
+        self.compared = trial.live
+        self._serve(
+            trial.served, wanted, "swap", trial.live, trial_ms=round(took_ms, 1), stages_ms=trial.stages_ms
+        )
         self._probation.begin()
-        if self.warm is None:
+        self._let_go_of_warm()
+        if not self.warm:
             self._keep()  # nothing better is kept from before
 
     def _swap_to_warm(self) -> None:
         assert self.desired is not None
-        assert self.warm is not None
-        served, self.warm = self.warm.served, None
+        served = self._take_warm(self.desired.digest)
         self._news = ("swapped", self._ports.clock_ns())
         back = self._rolling_back or (self.serving is not None and self.serving.digest in self._unfit)
         self._serve(served, self.desired, "rollback" if back else "swap")
+        self._let_go_of_warm()
         self._keep()
 
     def _fall_back(self) -> None:
+        back = way_back(self.view())
         assert self.serving is not None
-        assert self.warm is not None
+        assert back is not None
         failed, reason = self.serving.served.pointer, self.condemned
-        served, self.warm = self.warm.served, None
+        served = self._take_warm(back.digest)
         if reason is not None:
             self._remember(failed, "probation", reason)
         else:
             # It has no worker and none can be made: that is the machine's trouble, so it is tried again later.
             reason = f"no worker of {failed.version} can be started"
         self._serve(served, served.pointer, "rollback", reason=reason, actor=self._actor)
+        self._let_go_of_warm()
         self._keep()
 
-    def _serve(self, served: Any, pointer: Pointer, kind: str, **fields: Any) -> None:
+    def _serve(
+        self,
+        served: Any,
+        pointer: Pointer,
+        kind: str,
+        live: list[dict[str, Any]] | None = None,
+        **fields: Any,
+    ) -> None:
         """The swap: one assignment, between two requests. Everything else here is about the version before."""
         old = self.serving
         same_as_before = old is None and self._kept is not None and self._kept.digest == served.pointer.digest
@@ -351,6 +445,7 @@ class Slot:
         self._revival.end()
         if old is not None:
             self._put_aside(old)
+        self._ports.prove(served)
         told = {
             "from": old.contract.version if old is not None else None,
             "to": served.contract.version,
@@ -359,25 +454,35 @@ class Slot:
             "reason": fields.pop("reason", pointer.reason),
             "actor": fields.pop("actor", pointer.actor),
         }
+        if live:
+            told["live"] = live
         self._ports.log(
             log.SWAPPED if kind == "swap" else log.ROLLED_BACK, model=self.model, **told, **fields
         )
         self._ports.event(kind, self.model, **told)
 
     def _put_aside(self, old: Binding) -> None:
-        """The version that served becomes the warm one, and the warm one before it is retired.
-
-        One that is dead or rejected is no use as a warm one: then the one before it stays.
-        """
+        """The version that served stays warm, unless it is dead or rejected and so no use as a warm one."""
         if not old.served.alive:
             old.served.hand_over(self.serving, self._gone)
         if not old.served.alive or old.digest in self.rejected:
             self._retire(old.served)
             return
-        if self.warm is not None:
-            self._retire(self.warm.served)
         old.served.move(State.DRAINING)
-        self.warm = old
+        self.warm.insert(0, old)
+        self._drains.append((old.served, self._ports.clock_ns()))
+
+    def _take_warm(self, digest: str) -> Any:
+        """The warm version of this digest, which is about to serve."""
+        binding = next(one for one in self.warm if one.digest == digest and one.served.alive)
+        self.warm.remove(binding)
+        self._drains = [drain for drain in self._drains if drain[0] is not binding.served]
+        return binding.served
+
+    def _let_go_of_warm(self) -> None:
+        """No more warm versions than asked for; but one, while there may be a way back to go."""
+        while len(self.warm) > max(self._keep_warm, self.on_probation):
+            self._retire(self.warm.pop().served)
 
     def _keep(self) -> None:
         assert self.serving is not None
@@ -387,10 +492,19 @@ class Slot:
         self._ports.log(log.RETIRED, model=self.model, version=served.contract.version)
         served.move(State.RETIRED)
         self.retiring.append(served)
+        if all(drain[0] is not served for drain in self._drains):
+            self._drains.append((served, self._ports.clock_ns()))
 
     def _gone(self) -> RequestError:
         return retryable(
             "NOT_READY", f"{self.model}: the version that took the request is gone; send it again"
+        )
+
+    def _too_late(self) -> RequestError:
+        return retryable(
+            "DRAINING",
+            f"{self.model}: the version that took the request was superseded and didn't answer within "
+            f"limits.drain_timeout_s = {self._drain_ns / 1e9:g} s; send it again",
         )
 
     def _relabel(self) -> None:
@@ -423,9 +537,10 @@ class Slot:
             assert self.serving is not None
             return self.serving
 
-        self._write_back.start(self.desired.version, self.rejected[self.desired.digest], serving)
+        self._write_back.start(self.rejected[self.desired.digest], serving, lambda: self.desired)
 
 
+_SWAPS = frozenset({Act.SWAP, Act.SWAP_TO_WARM, Act.FALL_BACK})
 _ACTS: dict[Act, Callable[[Slot], None]] = {
     Act.DROP_TRIAL: Slot._drop_trial,
     Act.ABORT: Slot._abort,

@@ -1,4 +1,4 @@
-"""A rejection on its way to the source, so that it doesn't go on naming what failed."""
+"""A rejection, or an operator's rollback, on its way to the source, which mustn't go on naming what isn't served."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from modeld import log
 from modeld.swap.backoff import Backoff
+from modeld.swap.policy import Pointer
 from modeld.swap.ports import Binding, Ports, Rejection, WriteOutcome
 
 #: Waits after a write that failed. Seconds.
@@ -31,18 +32,33 @@ class WriteBack:
         """Whether a write may start now."""
         return not self.under_way and self._ports.clock_ns() >= self._backoff.due_ns
 
+    def hurry(self) -> None:
+        """The source can be reached again: no need to wait any longer."""
+        self._backoff.reset()
+
     def reset(self) -> None:
         """The source names something else: what failed before says nothing about it."""
         self._backoff.reset()
         self._degraded.pop("source", None)
 
-    def start(self, expect: str, rejection: Rejection, serving: Callable[[], Binding]) -> None:
-        """Point the source from `expect`, which was rejected, to what serves."""
-        reason = f"{rejection.stage}: {rejection.reason}"
+    def is_behind(self, rejection: Rejection, why: str) -> None:
+        """Tell that the source doesn't know yet."""
+        what = "rollback from" if rejection.actor else "rejection of"
+        self._degraded["source"] = f"the {what} {rejection.version} isn't written to the source: {why}"
+
+    def start(
+        self,
+        rejection: Rejection,
+        serving: Callable[[], Binding],
+        desired: Callable[[], Pointer | None],
+    ) -> None:
+        """Point the source from what was rejected to what serves."""
+        actor = rejection.actor or self._actor
         self.under_way = True
 
         def done(outcome: WriteOutcome) -> None:
             self.under_way = False
+            wanted = desired()
             if outcome.code is None:
                 self.reset()
                 binding = serving()
@@ -51,18 +67,26 @@ class WriteBack:
                     "to": outcome.to_version,
                     "generation": binding.generation,
                 }
-                self._ports.log(log.ROLLED_BACK, model=self._model, **told, reason=reason, actor=self._actor)
+                self._ports.log(
+                    log.ROLLED_BACK, model=self._model, **told, reason=rejection.told, actor=actor
+                )
                 self._ports.event(
-                    "rollback", self._model, **told, digest=binding.digest, reason=reason, actor=self._actor
+                    "rollback", self._model, **told, digest=binding.digest, reason=rejection.told, actor=actor
+                )
+            elif wanted is None or wanted.digest != rejection.digest:
+                # The pointer has moved on: what was to be written is nobody's wish any more.
+                self.reset()
+                self._ports.log(
+                    log.WRITE_DROPPED, model=self._model, version=rejection.version, error=outcome.error
                 )
             else:
-                # A conflict mostly means that the pointer has moved on; what it names then clears this.
                 wait_s = self._backoff.failed(self._ports.clock_ns())
-                self._degraded["source"] = (
-                    f"the rejection of {rejection.version} isn't written: {outcome.error}"
-                )
+                self.is_behind(rejection, outcome.error or "")
                 self._ports.log(log.WRITE_FAILED, model=self._model, error=outcome.error)
                 self._ports.call_in(wait_s, self._changed)
             self._changed()
 
-        self._ports.write(self._model, expect, serving().contract.version, True, reason, self._actor, done)
+        self._ports.write(
+            self._model, rejection.version, serving().contract.version, rejection.mark_failed, rejection.told,
+            actor, done,
+        )  # fmt: skip
