@@ -209,30 +209,3 @@ class FakePorts:
 
     def log(self, event: str, **fields: Any) -> None:  # noqa: ARG002 (part of the port)
         self.logged.append(event)
-
-
-class FakeRegistry:
-    """The production channel of one model: compare-and-set, versions marked failed, and away at times."""
-
-    def __init__(self) -> None:
-        self.current: Pointer | None = None
-        self.failed: set[str] = set()
-        self.revision = 0
-        self.away = False
-
-    def promote(self, version: str) -> Pointer:
-        self.revision += 1
-        self.current = pointer(version, self.revision)
-        return self.current
-
-    def carry_out(self, write: FakeWrite) -> WriteOutcome:
-        """Do what `write` asks for as a registry would; the answer is the caller's to deliver."""
-        if self.away:
-            return WriteOutcome("store_unavailable", "the root has vanished")
-        if self.current is None or self.current.version != write.expect:
-            return WriteOutcome("conflict", f"production isn't {write.expect}")
-        assert write.to is not None
-        if write.mark_failed:
-            self.failed.add(write.expect)
-        self.promote(write.to)
-        return WriteOutcome(None, None, write.expect, write.to)

@@ -12,9 +12,11 @@ from collections.abc import Iterator
 from unittest import mock
 
 from tests.simulation.front import NoCollector
+from tests.simulation.workers import plans_of
 from tests.simulation.world import World
 
 from modeld.front import daemon as daemon_module
+from modeld.front import proofs
 
 #: What an operator, a disk or a machine does in one schedule, a thing a step.
 STEPS = 14
@@ -24,8 +26,11 @@ _TICK_S = 0.5
 
 @contextlib.contextmanager
 def simulated() -> Iterator[None]:
-    """Thousands of daemons share this interpreter: none of them may freeze its objects."""
-    with mock.patch.multiple(daemon_module, gc=NoCollector(), _TICK_S=_TICK_S):
+    """Thousands of daemons share this interpreter: none may freeze its objects; and their plans are only functions."""
+    with (
+        mock.patch.multiple(daemon_module, gc=NoCollector(), _TICK_S=_TICK_S),
+        mock.patch.multiple(proofs, checked=plans_of, inline_rows=lambda *_: (32, "")),
+    ):
         yield
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import random
-from collections.abc import Callable
+import struct
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import msgspec
 import numpy as np
 from tests.simulation.clock import Clock
 
+from modeld.wire.contract import Contract
 from modeld.work import ipc
 
 #: How a version is, and how often one of its nature is made.
@@ -19,6 +23,8 @@ NATURES = {
 }  # fmt: skip
 #: Natures that mustn't ever answer a request.
 NEVER_SERVE = ("refused", "kills its loader", "hangs", "talks nonsense")
+#: Natures of which a plan can be proved: those that compute what they should.
+PLANNED = ("good", "other features")
 #: How many requests a bad one answers before its nature shows, at most.
 _GOOD_FOR = 4
 
@@ -41,6 +47,24 @@ class Version:
 
 def value(version: str, x: float) -> float:
     return int(version.split(".")[1]) * 1e6 + x
+
+
+class PlanScorer:
+    """In place of a checked plan: the same function as the version's workers compute."""
+
+    def __init__(self, version: str, n_features: int) -> None:
+        self._version = version
+        self._row = struct.Struct(f"<{n_features}d")
+        self.checked = SimpleNamespace(nbytes=0)
+
+    def score_bytes(self, data: bytes, rows: int) -> bytes:
+        found = [value(self._version, row[0]) for row in self._row.iter_unpack(data)]
+        assert len(found) == rows
+        return struct.pack(f"<{rows}d", *found)
+
+
+def plans_of(fd: int, max_bytes: int, contract: Contract) -> list[PlanScorer]:  # noqa: ARG001 (as in the front)
+    return [PlanScorer(contract.version, contract.n_features)]
 
 
 class Machine:
@@ -94,22 +118,34 @@ class Worker:
 
     # -- what the front calls
 
-    def send(self, packet: bytes) -> None:
+    def send(self, packet: bytes, fd: int = -1) -> None:
+        if fd >= 0:
+            os.close(fd)
         if not (self.alive and self._open):
+            if fd >= 0:
+                return
             raise BrokenPipeError(32, "Broken pipe")
         kind, rows, columns, _, job, _ = ipc.HEAD.unpack_from(packet)
         if kind == ipc.TRIAL:
             trial = msgspec.json.decode(packet[ipc.HEAD.size :], type=ipc.Trial)
             self._version = self._machine.versions[trial.version]
-            self._clock.within(0.005, 0.03, lambda: self._prove(trial))
-        else:
-            assert kind == ipc.PREDICT
+            self._clock.within(0.005, 0.03, lambda: self._try(trial))
+        elif kind == ipc.PROVE:
+            trial = msgspec.json.decode(packet[ipc.HEAD.size :], type=ipc.Trial)
+            self._version = self._machine.versions[trial.version]
+            self._clock.within(0.05, 0.5, self._prove)
+        elif kind == ipc.PREDICT:
             matrix = np.frombuffer(packet, np.float64, offset=ipc.HEAD.size).reshape(rows, columns)
             slow = self._chance.random() < 0.03
             self._clock.within(0.00003, 0.2 if slow else 0.0005, lambda: self._predict(job, matrix))
 
+    def sendmsg(self, packets: Sequence[bytes], ancillary: object) -> None:  # noqa: ARG002 (plans: it has them too)
+        self.send(b"".join(packets))
+
     def close(self, *, kill: bool = False) -> None:  # noqa: ARG002 (it ends either way)
         self._open = self.alive = False
+        while self.fds:
+            os.close(self.fds.pop())
         self.on_end = lambda _: None
 
     def kill(self) -> None:
@@ -133,10 +169,15 @@ class Worker:
         self._clock.after((self._out_ns - self._clock.ns) / 1e9, arrives)
 
     def _say(self, packet: bytes) -> None:
-        if self.alive:
-            self._later(lambda: self.on_packet(packet))
+        def received() -> None:
+            self.on_packet(packet)
+            while self.fds:
+                os.close(self.fds.pop())
 
-    def _prove(self, trial: ipc.Trial) -> None:
+        if self.alive:
+            self._later(received)
+
+    def _try(self, trial: ipc.Trial) -> None:
         version = self._version
         assert version is not None
         stages = ["verifying", "loading", "validating"]
@@ -173,8 +214,22 @@ class Worker:
         return ipc.Ready(
             features=version.features, schema=f"schema of {version.features}", outputs=[("predictions", 0)],
             nan_allowed=True, platform="lightgbm", golden_rows=32, row_us=10.0, fast_path=True,
-            row_independent=True, stages_ms={},
+            row_independent=True, stages_ms={}, live=[],
         )  # fmt: skip
+
+    def _prove(self) -> None:
+        """As a prover: mostly there are plans; else it says why not, can't have the files, dies, or never ends."""
+        assert self._version is not None
+        way = self._chance.choices(("plans", "none", "again", "dies", "hangs"), (6, 2, 1, 1, 1))[0]
+        if way == "dies":
+            self.die("killed by SIGKILL")
+        elif way != "hangs":
+            if way == "plans" and self._version.nature in PLANNED:
+                self.fds = [os.memfd_create("plan", os.MFD_CLOEXEC)]
+                found = ipc.Planned(100.0)
+            else:
+                found = ipc.Planned(100.0, "a linear tree", again=way == "again")
+            self._say(ipc.head(ipc.PLANS) + msgspec.json.encode(found))
 
     def _predict(self, job: int, matrix: np.ndarray) -> None:
         if not self.alive:

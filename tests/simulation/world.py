@@ -55,6 +55,7 @@ class World:
                 "limits": {"predict_timeout_s": 1.0},
                 "probation": {"seconds": chance.choice((1, 5)), "requests": chance.choice((3, 1000))},
                 "on_reject": chance.choice(("rollback", "rollback", "hold")),
+                "keep_warm": chance.choice((0, 1, 1, 3)),
                 "workers": chance.choice((1, 1, 2)),
             },
             Config,
@@ -237,11 +238,14 @@ class World:
             )
             assert slot.generation == serving.generation >= self.generation, "the generation went backwards"
             self.generation = slot.generation
-        if warm is not None:
-            assert warm.served is not serving.served
-            assert warm.served.state in (State.DRAINING, State.WARM)
-        fit = warm is not None and warm.served.alive and warm.contract.version not in self.disk.failed
-        condemned = slot.condemned is not None and fit
+        for one in warm:
+            assert one.served is not serving.served
+            assert one.served.state in (State.DRAINING, State.WARM)
+        assert len(warm) <= max(1, self.config.keep_warm), "too many are kept warm"
+        unfit = {digest_of(version) for version in self.disk.failed} | slot.rejected.keys()
+        condemned = slot.condemned is not None and any(
+            one.served.alive and one.digest not in unfit for one in warm
+        )
         self.condemned_ns = (self.condemned_ns or self.clock.ns) if condemned else 0
         overdue = condemned and self.clock.ns - self.condemned_ns > _FALLS_BACK_S * 1e9
         assert not overdue, f"{serving.contract.version} goes on serving: {slot.condemned}"
@@ -294,4 +298,6 @@ class World:
         assert slot.trial is None or slot.held
         if slot.serving is not None:
             assert slot.serving.served.n_workers == self.config.workers, "a worker that died isn't replaced"
-        assert not slot.retiring, "a version that is gone isn't let go"
+        gone = list(slot.retiring)
+        self.wait(1.5)
+        assert not any(one in slot.retiring for one in gone), "a version that is gone isn't let go"
