@@ -114,6 +114,9 @@ class Front(Daemon):
         """SIGKILL: nothing is said, nothing is saved."""
         self.up = False
         self.link.close()
+        for model in self.models.values():  # the kernel closes what it had open
+            for served in model.slot.residents():
+                served.close(kill=True)
         self.spawner.close()
 
     def ask(self, op: str, respond: Callable[[Answer], None], **fields: Any) -> None:

@@ -42,6 +42,8 @@ def run(seed: int, world: type[World] = World) -> World:
     except Exception as e:
         e.add_note(f"seed {seed}\n" + "\n".join(made.trace))
         raise
+    finally:
+        made.front.crash()
     return made
 
 

@@ -144,8 +144,6 @@ class Worker:
 
     def close(self, *, kill: bool = False) -> None:  # noqa: ARG002 (it ends either way)
         self._open = self.alive = False
-        while self.fds:
-            os.close(self.fds.pop())
         self.on_end = lambda _: None
 
     def kill(self) -> None:
@@ -168,8 +166,9 @@ class Worker:
 
         self._clock.after((self._out_ns - self._clock.ns) / 1e9, arrives)
 
-    def _say(self, packet: bytes) -> None:
+    def _say(self, packet: bytes, *, with_fd: bool = False) -> None:
         def received() -> None:
+            self.fds = [os.memfd_create("plan", os.MFD_CLOEXEC)] if with_fd else []
             self.on_packet(packet)
             while self.fds:
                 os.close(self.fds.pop())
@@ -225,11 +224,10 @@ class Worker:
             self.die("killed by SIGKILL")
         elif way != "hangs":
             if way == "plans" and self._version.nature in PLANNED:
-                self.fds = [os.memfd_create("plan", os.MFD_CLOEXEC)]
-                found = ipc.Planned(100.0)
+                self._say(ipc.head(ipc.PLANS) + msgspec.json.encode(ipc.Planned(100.0)), with_fd=True)
             else:
                 found = ipc.Planned(100.0, "a linear tree", again=way == "again")
-            self._say(ipc.head(ipc.PLANS) + msgspec.json.encode(found))
+                self._say(ipc.head(ipc.PLANS) + msgspec.json.encode(found))
 
     def _predict(self, job: int, matrix: np.ndarray) -> None:
         if not self.alive:
