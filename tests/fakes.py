@@ -15,7 +15,7 @@ from typing import Any
 
 from modeld.errors import RequestError
 from modeld.swap.policy import TRANSITIONS, Pointer, State
-from modeld.swap.slot import Binding, Rejection, Trial, WriteOutcome
+from modeld.swap.ports import Binding, Rejection, Trial, WriteOutcome
 from modeld.wire.contract import Contract
 
 FEATURES = ("sma_5", "sma_20")
@@ -49,8 +49,8 @@ class FakeServed:
         self.pending = 0
         self.refused: list[RequestError] = []
         self.closed = False
-        self.path = "worker"
-        self.unplanned_why = "a fake has no plan"
+        #: Whether its plans are being proved.
+        self.proving = False
 
     @property
     def alive(self) -> bool:
@@ -65,6 +65,11 @@ class FakeServed:
             raise AssertionError(f"{self.contract.label}: {self.state} → {to} is no legal transition")
         self.state = to
         self.states.append(to)
+        self.proving = False
+
+    def refuse_before(self, admitted_ns: int, error: Callable[[], RequestError]) -> None:  # noqa: ARG002
+        """All that the test counts was admitted before."""
+        self.fail_all(error)
 
     def fail_all(self, error: Callable[[], RequestError]) -> None:
         self.refused += [error() for _ in range(self.pending)]
@@ -187,6 +192,10 @@ class FakePorts:
         worker.trial.joined = True
         served.workers.append(worker)
 
+    def prove(self, served: FakeServed) -> None:
+        assert served.state is State.SERVING, f"{served.contract.label} is proved and doesn't serve"
+        served.proving = True
+
     def write(self, model: str, expect: str, to: str | None, mark_failed: bool, reason: str, actor: str,
               done: Callable[[WriteOutcome], None]) -> None:  # fmt: skip
         assert model == "alpha"
@@ -200,30 +209,3 @@ class FakePorts:
 
     def log(self, event: str, **fields: Any) -> None:  # noqa: ARG002 (part of the port)
         self.logged.append(event)
-
-
-class FakeRegistry:
-    """The production channel of one model: compare-and-set, versions marked failed, and away at times."""
-
-    def __init__(self) -> None:
-        self.current: Pointer | None = None
-        self.failed: set[str] = set()
-        self.revision = 0
-        self.away = False
-
-    def promote(self, version: str) -> Pointer:
-        self.revision += 1
-        self.current = pointer(version, self.revision)
-        return self.current
-
-    def carry_out(self, write: FakeWrite) -> WriteOutcome:
-        """Do what `write` asks for as a registry would; the answer is the caller's to deliver."""
-        if self.away:
-            return WriteOutcome("store_unavailable", "the root has vanished")
-        if self.current is None or self.current.version != write.expect:
-            return WriteOutcome("conflict", f"production isn't {write.expect}")
-        assert write.to is not None
-        if write.mark_failed:
-            self.failed.add(write.expect)
-        self.promote(write.to)
-        return WriteOutcome(None, None, write.expect, write.to)

@@ -58,6 +58,10 @@ class TrialSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     golden_rtol: _NonNegative = 1.0e-9
     memory_limit_mb: Annotated[int, msgspec.Meta(ge=512)] = 4096
     max_version_mb: _Count = 1024
+    max_row_us: _Positive = 50_000
+    live_rows: Annotated[int, msgspec.Meta(ge=0, le=4096)] = 256
+    max_mean_abs_diff: _NonNegative | None = None
+    min_rank_correlation: Annotated[float, msgspec.Meta(ge=-1, le=1)] | None = None
     allow_schema_change: bool = False
     allow_joblib: list[str] = []
 
@@ -65,6 +69,8 @@ class TrialSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 class Probation(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     seconds: _NonNegative = 30
     requests: Annotated[int, msgspec.Meta(ge=0)] = 1000
+    max_error_rate: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.01
+    max_p99_us: Annotated[int, msgspec.Meta(ge=0)] = 0
 
 
 class Limits(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -99,6 +105,7 @@ class Config(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     watch: Watch = Watch()
     trial: TrialSettings = TrialSettings()
     workers: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
+    keep_warm: Annotated[int, msgspec.Meta(ge=0, le=16)] = 1
     probation: Probation = Probation()
     on_reject: Literal["rollback", "hold"] = "rollback"
     plan: PlanSettings = PlanSettings()

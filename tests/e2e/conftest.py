@@ -22,6 +22,7 @@ from tests.registry.conftest import FEATURES, Trained, features_and_returns, tra
 from tests.support import wait_until
 
 from modeld.client import AdminClient, Client
+from modeld.front.servable import PROVING
 from modelreg import Registry
 
 MODELD = Path(sys.executable).with_name("modeld")
@@ -90,6 +91,10 @@ class Daemon:
     def model(self, name: str = "alpha") -> dict[str, Any]:
         found: dict[str, Any] = next(m for m in self.status()["models"] if m["model_name"] == name)
         return found
+
+    def await_plan(self, name: str = "alpha") -> None:
+        """Wait until the proof of plans beside the version that serves is over."""
+        wait_until(lambda: self.model(name)["path_reason"] != PROVING, 30)
 
     def signal(self, number: signal.Signals) -> None:
         assert self.process is not None

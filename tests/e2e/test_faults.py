@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -329,3 +330,99 @@ def test_a_log_that_nobody_reads_stops_nothing(
         registry.promote("alpha:1.1.0", reason="next")
         wait_until(lambda: daemon.model()["version"] == "1.1.0")
         assert client.predict(rows[0]).version == "1.1.0"
+
+
+def test_an_operator_rolls_back_while_the_registry_is_away(
+    daemon: Daemon, registry: Registry, trained: dict[str, Trained], rows: np.ndarray
+) -> None:
+    """The warm version answers at once, degraded; the record is written when the registry is back."""
+    away = registry.root.with_name("away")
+    registry.promote("alpha:1.1.0", reason="next")
+    with daemon.operator() as operator, daemon.client() as client:
+        operator.reload("alpha")
+        os.rename(registry.root, away)
+        wait_until(lambda: daemon.status()["degraded"], 15)
+        reply = operator.rollback("alpha", reason="spread widened")
+        assert (reply["from"], reply["to"], reply["written"]) == ("1.1.0", "1.0.0", False)
+        answer = client.predict(rows[3])
+        assert (answer.version, answer.generation) == ("1.0.0", reply["generation"])
+        assert answer.values[0] == trained["1.0.0"].booster.predict(rows[3:4], num_threads=1)[0]
+        assert any("rollback from 1.1.0 isn't written" in why for why in daemon.status()["degraded"])
+        os.rename(away, registry.root)
+        wait_until(lambda: not daemon.status()["degraded"], 15)
+        assert client.predict(rows[3]).version == "1.0.0"
+    newest = registry.history("alpha")[0]
+    assert (newest.reason, newest.actor.startswith("uid:")) == ("spread widened", True)
+    assert registry.state("alpha").channels["production"].version == "1.0.0"
+    assert registry.state("alpha").versions["1.1.0"].status == "failed"
+    wait_until(lambda: daemon.model()["generation"] == newest.seq, 15)
+
+
+def test_a_rollback_made_while_the_registry_was_away_gives_way_to_what_came_since(
+    daemon: Daemon, registry: Registry
+) -> None:
+    """Somebody promoted another version where the daemon couldn't see it: that one serves, and nothing is marked."""
+    away = registry.root.with_name("away")
+    registry.promote("alpha:1.1.0", reason="next")
+    with daemon.operator() as operator:
+        operator.reload("alpha")
+        os.rename(registry.root, away)
+        wait_until(lambda: daemon.status()["degraded"], 15)
+        operator.rollback("alpha", reason="spread widened")
+        Registry(away, actor="tester").promote("alpha:1.2.0", reason="the fix")
+        os.rename(away, registry.root)
+        wait_until(lambda: daemon.model()["version"] == "1.2.0" and not daemon.status()["degraded"], 15)
+    assert registry.state("alpha").versions["1.1.0"].status != "failed"
+
+
+def test_a_failure_in_probation_while_the_registry_is_away(
+    daemon: Daemon, registry: Registry, rows: np.ndarray
+) -> None:
+    """The warm version takes over without the registry, which is told when it is back."""
+    away = registry.root.with_name("away")
+    registry.promote("alpha:1.1.0", reason="next")
+    with daemon.operator() as operator, daemon.client() as client:
+        operator.reload("alpha")
+        os.rename(registry.root, away)
+        wait_until(lambda: daemon.status()["degraded"], 15)
+        (worker,) = (one for one in daemon.status()["workers"] if one["state"] == "serving")
+        os.kill(worker["pid"], signal.SIGKILL)
+        wait_until(lambda: client.predict(rows[0]).version == "1.0.0", 15)
+        wait_until(
+            lambda: any("rejection of 1.1.0 isn't written" in why for why in daemon.status()["degraded"]), 15
+        )
+        os.rename(away, registry.root)
+        wait_until(lambda: not daemon.status()["degraded"], 15)
+    assert registry.state("alpha").channels["production"].version == "1.0.0"
+    assert registry.state("alpha").versions["1.1.0"].status == "failed"
+    assert (registry.history("alpha")[0].reason or "").startswith("probation: ")
+
+
+def test_a_restart_after_a_rollback_without_the_registry_serves_what_was_rolled_back_to(
+    registry: Registry, make_daemon: Callable[..., Daemon], rows: np.ndarray
+) -> None:
+    """The copy of the version before is still there, and the record waits until the registry is back."""
+    daemon = make_daemon(registry.root, probation={"seconds": 0}).start()
+    away = registry.root.with_name("away")
+    record = daemon.directory / "state/good/alpha.json"
+
+    def kept() -> str:
+        version: str = json.loads(record.read_text())["pointer"]["version"]
+        return version
+
+    registry.promote("alpha:1.1.0", reason="next")
+    with daemon.operator() as operator:
+        operator.reload("alpha")
+        wait_until(lambda: kept() == "1.1.0", 15)
+        os.rename(registry.root, away)
+        wait_until(lambda: daemon.status()["degraded"], 15)
+        operator.rollback("alpha", reason="spread widened")
+        wait_until(lambda: kept() == "1.0.0", 15)
+    daemon.signal(signal.SIGTERM)
+    assert daemon.wait() == 0
+    daemon.start()
+    with daemon.client() as client:
+        assert client.predict(rows[0]).version == "1.0.0"
+    os.rename(away, registry.root)
+    wait_until(lambda: production(registry) == "1.0.0", 15)
+    assert registry.history("alpha")[0].reason == "spread widened"

@@ -43,6 +43,7 @@ def test_the_front_scores_few_rows_and_workers_many(
 ) -> None:
     """Up to plan.inline_rows rows are scored in the front, more in a worker, to the same bits as offline."""
     kernel.load()
+    daemon.await_plan()
     many = np.resize(rows, (600, rows.shape[1]))
     offline = trained["1.0.0"].booster.predict(many, num_threads=1)
     for n, path in ((1, "plan"), (2, "plan"), (32, "plan"), (33, "worker"), (600, "worker")):
@@ -72,6 +73,7 @@ def test_without_a_plan_workers_answer_everything(
 ) -> None:
     """Switched off, or in an install without a C compiler: the same answers, by workers, and the status says why."""
     daemon = make_daemon(registry.root, **settings).start(env=environment)
+    daemon.await_plan()
     offline = trained["1.0.0"].booster.predict(rows, num_threads=1)
     for n in (1, 16):
         values, parameters = ask(daemon, rows[:n])
@@ -90,6 +92,7 @@ def test_few_rows_are_answered_while_there_is_no_worker(
     import signal
 
     offline = trained["1.0.0"].booster.predict(rows[:1], num_threads=1)
+    daemon.await_plan()
     for worker in daemon.status()["workers"]:
         os.kill(worker["pid"], signal.SIGKILL)
     for _ in range(50):

@@ -274,3 +274,50 @@ def test_more_workers_serve_one_version(
         wait_until(lambda: serving("1.1.0") == 3)
     check(one, trained, rows)
     check(two, trained, rows)
+
+
+def test_a_candidate_is_compared_on_live_rows(
+    daemon: Daemon, registry: Registry, trained: dict[str, Trained], rows: np.ndarray
+) -> None:
+    """Status, log and event say how its answers differ from those that the serving version gave to the last rows."""
+    with daemon.client() as client, daemon.operator() as operator:
+        for row in rows[:50]:
+            client.predict(row)
+        client.predict(rows[50:60])
+        registry.promote("alpha:1.1.0", reason="next")
+        operator.reload("alpha")
+        event = operator.call("history", model_name="alpha", limit=1)["history"][0]
+    asked = rows[:51]
+    old, new = (trained[v].booster.predict(asked, num_threads=1) for v in ("1.0.0", "1.1.0"))
+    (told,) = daemon.model()["live"]
+    assert (told["output"], told["rows"]) == ("predictions", 51)
+    assert told["mean_abs_diff"] == pytest.approx(np.abs(new - old).mean(), rel=1e-9)
+    assert -1 <= told["rank_correlation"] <= 1
+    assert event["live"] == [told] == daemon.logged("swapped")[-1]["live"]
+
+
+def test_a_candidate_that_differs_too_much_on_live_rows_is_rejected(
+    make_daemon: Callable[..., Daemon], registry: Registry, rows: np.ndarray
+) -> None:
+    """Only where enough rows were asked for; the reason names the limit."""
+    daemon = make_daemon(registry.root, trial={"max_mean_abs_diff": 1e-12}).start()
+    with daemon.client() as client, daemon.operator() as operator:
+        for row in rows[:31]:
+            client.predict(row)
+        registry.promote("alpha:1.1.0", reason="too few rows to tell")
+        assert operator.reload("alpha")["version"] == "1.1.0"
+        for row in rows[:32]:
+            client.predict(row)
+        registry.promote("alpha:1.2.0", reason="another")
+        with pytest.raises(Rejected, match=r"trial\.max_mean_abs_diff is 1e-12"):
+            operator.reload("alpha")
+    assert production(registry) == "1.1.0"
+
+
+def test_a_version_that_takes_too_long_for_a_row_is_rejected(
+    make_daemon: Callable[..., Daemon], registry: Registry
+) -> None:
+    """The time budget is the first version's too: nothing can be served, and the reason names the setting."""
+    daemon = make_daemon(registry.root, trial={"max_row_us": 0.001}).start(ready=False)
+    assert daemon.wait(60) == 3
+    assert "trial.max_row_us is 0.001" in daemon.log.read_text()

@@ -359,7 +359,7 @@ def test_in_a_batch_only_the_request_that_is_not_finite_is_refused(stage):
         lambda packet: ipc.head(ipc.RESULT, rows=2, job=1) + packet[ipc.HEAD.size :],
         lambda packet: ipc.head(ipc.RESULT, rows=1, job=2) + packet[ipc.HEAD.size :],
         lambda packet: ipc.head(ipc.READY, rows=1, job=1) + packet[ipc.HEAD.size :],
-        lambda _packet: ipc.head(ipc.FAILED, job=1) + b"it broke",
+        lambda _packet: ipc.head(ipc.READY, job=1) + b"it broke",
     ],
 )
 def test_a_packet_that_no_sound_worker_sends_loses_the_worker(stage, spoil):
@@ -462,6 +462,33 @@ def test_fail_all_refuses_everything_once(stage):
     assert ([job.code for job in jobs], stage.servable.pending) == (["DRAINING"] * 4, 0)
     with pytest.raises(WorkerLost):
         stage.serve(worker, late)
+
+
+def test_what_was_admitted_before_is_refused_and_the_worker_lives(stage):
+    """At the deadline of a drain old requests get one error each, newer ones their answers, from the same worker."""
+    stage.ns = 10
+    worker = stage.worker()
+    under_way, queued = stage.submit([1, 0], [2, 0])
+    (bulk,) = stage.submit(np.ones((20, 2)))
+    stage.ns = 20
+    stage.servable.refuse_before(10, lambda: RequestError("DRAINING", "too late"))
+    assert [job.code for job in (under_way, queued, bulk)] == ["DRAINING"] * 3
+    (new,) = stage.submit([3, 0])
+    stage.serve(worker)
+    while not new.outcomes:
+        stage.serve(worker)
+    assert right(new)
+    assert [len(job.outcomes) for job in (under_way, queued, bulk)] == [1, 1, 1]
+
+
+def test_a_refused_request_is_not_computed_again(stage):
+    """Its worker dies: nobody waits for it, so it doesn't go to another."""
+    worker = stage.worker()
+    (job,) = stage.submit([1, 0])
+    stage.servable.refuse_before(stage.ns, lambda: RequestError("DRAINING", "too late"))
+    stage.die(worker)
+    other = stage.worker()
+    assert (stage.servable.pending, len(job.outcomes), other.lane.small) == (0, 1, None)
 
 
 def test_a_matrix_that_can_not_be_handed_over_is_refused_as_busy(stage, monkeypatch):
@@ -598,8 +625,9 @@ def planned() -> Iterator[tuple[Servable, list[FakeScorer], list[str]]]:
     scorers = [FakeScorer(TWO_OUTPUTS, at) for at in range(2)]
     servable = Servable(
         pointer("1.0.0"), TWO_OUTPUTS, lambda: 1000, queue_requests=10, queue_bytes=1 << 20,
-        on_bad_output=on_bad_output, scorers=scorers, scored_rows=4,
+        on_bad_output=on_bad_output,
     )  # fmt: skip
+    servable.use_plans(scorers, 4, -1)
     yield servable, scorers, incidents
     servable.close(kill=True)
 

@@ -24,7 +24,7 @@ def trial(of: Pointer, outcome: str | None = None) -> OnTrial:
 QUIET = View(desired=ONE, serving=resident(ONE))
 RUNNING = View(desired=TWO, serving=resident(ONE), trial=trial(TWO))
 FAILED = View(desired=TWO, serving=resident(ONE), rejected=frozenset({TWO.digest}))
-PROBATION = View(desired=TWO, serving=resident(TWO), warm=resident(ONE), condemned=True)
+PROBATION = View(desired=TWO, serving=resident(TWO), warm=(resident(ONE),), condemned=True)
 
 
 @pytest.mark.parametrize(
@@ -50,9 +50,9 @@ PROBATION = View(desired=TWO, serving=resident(TWO), warm=resident(ONE), condemn
         pytest.param(replace(FAILED, may_write=False), None, id="rejected, not to be written now"),
         pytest.param(replace(FAILED, serving=None), None, id="rejected, and nothing to point back to"),
         pytest.param(replace(FAILED, held=True), Act.WRITE_ROLLBACK, id="a hold doesn't keep a failed pointer"),
-        pytest.param(View(TWO, resident(ONE), resident(TWO)), Act.SWAP_TO_WARM, id="back to the warm one"),
+        pytest.param(View(TWO, resident(ONE), (resident(TWO),)), Act.SWAP_TO_WARM, id="back to the warm one"),
         pytest.param(
-            View(TWO, resident(ONE), resident(TWO, alive=False)), Act.START_TRIAL, id="the warm one is dead"
+            View(TWO, resident(ONE), (resident(TWO, alive=False),)), Act.START_TRIAL, id="the warm one is dead"
         ),
         pytest.param(replace(QUIET, desired=pointer("1.0.0", 5)), Act.RELABEL, id="a new revision of it"),
         pytest.param(
@@ -60,16 +60,16 @@ PROBATION = View(desired=TWO, serving=resident(TWO), warm=resident(ONE), condemn
         ),
         pytest.param(PROBATION, Act.FALL_BACK, id="failed in probation"),
         pytest.param(replace(PROBATION, held=True), Act.FALL_BACK, id="failed in probation, held"),
-        pytest.param(replace(PROBATION, warm=None), None, id="failed in probation, nothing warm: go on"),
+        pytest.param(replace(PROBATION, warm=()), None, id="failed in probation, nothing warm: go on"),
         pytest.param(
-            replace(PROBATION, warm=resident(ONE, alive=False)), None, id="failed in probation, warm one dead"
+            replace(PROBATION, warm=(resident(ONE, alive=False),)), None, id="failed in probation, warm one dead"
         ),
         pytest.param(
             View(ONE, resident(ONE, alive=False, short=True)), Act.REVIVE, id="a dead worker is replaced"
         ),
         pytest.param(View(ONE, resident(ONE, alive=False)), None, id="a dead worker, a revival under way"),
         pytest.param(
-            View(TWO, resident(TWO, alive=False, short=True, lost=True), resident(ONE)),
+            View(TWO, resident(TWO, alive=False, short=True, lost=True), (resident(ONE),)),
             Act.FALL_BACK,
             id="lost, with a warm one",
         ),
@@ -80,7 +80,7 @@ PROBATION = View(desired=TWO, serving=resident(TWO), warm=resident(ONE), condemn
         pytest.param(
             replace(RUNNING, trial=trial(TWO, "ready"), held=True), None, id="held: a ready candidate waits"
         ),
-        pytest.param(View(TWO, resident(ONE), resident(TWO), held=True), None, id="held: no swap to warm"),
+        pytest.param(View(TWO, resident(ONE), (resident(TWO),), held=True), None, id="held: no swap to warm"),
         pytest.param(View(ONE, held=True), Act.START_TRIAL, id="held with nothing served: serve"),
     ],
 )  # fmt: skip
@@ -110,7 +110,7 @@ def everything():
     flags = tuple(product((False, True), repeat=3))
     for desired, serving, warm, on, no in product(desires, residents, residents, trials, refused):
         for held, condemned, may_write in flags:
-            yield View(desired, serving, warm, on, no, held, condemned, may_write)
+            yield View(desired, serving, (warm,) if warm else (), on, no, held, condemned, may_write)
     for desired, on, no, (aborted, may_try) in product(
         desires, trials, refused, product((False, True), repeat=2)
     ):
@@ -127,9 +127,9 @@ def test_no_view_takes_service_away_and_every_action_is_reachable():
             assert view.trial is not None
             assert (view.trial.outcome, view.trial.digest) == ("ready", target(view).digest)
         elif act in (Act.SWAP_TO_WARM, Act.FALL_BACK):
-            assert view.warm is not None
-            assert view.warm.alive
-            assert view.warm.fit or act is Act.SWAP_TO_WARM
+            (warm,) = view.warm
+            assert warm.alive
+            assert warm.fit or act is Act.SWAP_TO_WARM
         elif act is Act.START_TRIAL:
             assert view.trial is None
             assert target(view).digest not in view.rejected

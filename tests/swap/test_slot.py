@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import pytest
-from tests.fakes import FakePorts, FakeRegistry, FakeServed, contract, pointer
+from tests.fakes import FakePorts, FakeServed, contract, pointer
 
-from modeld.swap import slot as slot_module
-from modeld.swap.policy import Act, State, View, next_action
-from modeld.swap.slot import Rejection, Slot, WriteOutcome
+from modeld.swap.policy import State
+from modeld.swap.ports import Rejection, WriteOutcome
+from modeld.swap.probation import Terms
+from modeld.swap.slot import Slot
 
 ONE, TWO, THREE = pointer("1.0.0", 1), pointer("1.1.0", 2), pointer("1.2.0", 3)
 
@@ -22,8 +21,7 @@ def make_slot(ports: FakePorts, **settings: Any) -> Slot:
         "actor": "modeld:uid:0",
         "rollback_on_reject": True,
         "allow_schema_change": False,
-        "probation_s": 30.0,
-        "probation_requests": 10,
+        "probation": Terms(30.0, 10),
     }
     return Slot("alpha", ports, **{**chosen, **settings})
 
@@ -48,8 +46,8 @@ def serve(slot: Slot, ports: FakePorts, *pointers: Any) -> None:
 
 def versions(slot: Slot) -> tuple[str | None, str | None]:
     """What serves and what is warm."""
-    serving, warm = (b.contract.version if b is not None else None for b in (slot.serving, slot.warm))
-    return serving, warm
+    serving, warm = slot.serving, slot.warm[0] if slot.warm else None
+    return tuple(one.contract.version if one is not None else None for one in (serving, warm))  # type: ignore[return-value]
 
 
 def kill(slot: Slot, served: FakeServed, how: str = "the worker was killed by SIGKILL") -> None:
@@ -104,7 +102,7 @@ def test_a_source_that_names_nothing_stops_nothing(slot, ports):
 def test_the_third_version_retires_the_first_once_it_is_drained(slot, ports):
     """One warm version is kept; the one before it is closed when its last request is answered."""
     serve(slot, ports, ONE, TWO)
-    first = slot.warm.served
+    first = slot.warm[0].served
     first.pending = 1
     slot.observe(THREE)
     ports.trials[-1].ready()
@@ -167,7 +165,7 @@ def test_a_write_that_fails_is_tried_again_later(slot, ports):
     ports.writes[0].done(WriteOutcome("store_unavailable", "read-only"))
     slot.tick()
     assert len(ports.writes) == 1
-    assert "1.1.0 isn't written: read-only" in slot.degraded["source"]
+    assert "1.1.0 isn't written to the source: read-only" in slot.degraded["source"]
     ports.advance(1.01)
     assert len(ports.writes) == 2
     ports.advance(10)
@@ -305,7 +303,7 @@ def test_after_probation_a_bad_output_and_a_death_are_no_reason_to_fall_back(slo
         ports.advance(30)
     else:
         for _ in range(10):
-            slot.replied()
+            slot.replied(100)
     assert not slot.on_probation
     slot.bad_output(slot.serving.served, "an output isn't finite")
     ports.advance(0)
@@ -451,7 +449,7 @@ def test_a_dead_serving_version_does_not_cost_the_warm_one(slot, ports):
 def test_a_dead_warm_worker_is_let_go(slot, ports):
     """What waited for it is refused, and a rollback proves the version anew."""
     serve(slot, ports, ONE, TWO)
-    warm = slot.warm.served
+    warm = slot.warm[0].served
     warm.pending = 1
     kill(slot, warm)
     assert (versions(slot), len(warm.refused), warm.state) == (("1.1.0", None), 1, State.RETIRED)
@@ -494,205 +492,172 @@ def test_waiters_are_asked_when_nothing_is_under_way(slot, ports):
 def test_closing_answers_what_was_admitted_and_lets_everybody_go(slot, ports):
     """Serving, warm and retiring versions refuse what waits; the trial is dropped."""
     serve(slot, ports, ONE, TWO)
-    slot.warm.served.pending = 1
+    slot.warm[0].served.pending = 1
     slot.observe(THREE)
     ports.trials[-1].ready()
     slot.observe(pointer("1.3.0", 4))
-    everyone = [slot.serving.served, slot.warm.served, *slot.retiring]
-    slot.warm.served.pending = slot.serving.served.pending = 1
+    everyone = [slot.serving.served, slot.warm[0].served, *slot.retiring]
+    slot.warm[0].served.pending = slot.serving.served.pending = 1
     slot.close()
     assert ports.trials[-1].dropped
     assert [(one.closed, [e.code for e in one.refused]) for one in everyone] == [(True, ["DRAINING"])] * 3
 
 
-# -- seeded schedules
+def test_errors_over_the_limit_in_probation_fall_back(ports):
+    """Errors of ours count as much as a death; not in the middle of a batch, and with the reason."""
+    slot = make_slot(ports, probation=Terms(30.0, 1000, 0.01))
+    serve(slot, ports, ONE)
+    slot.observe(TWO)
+    ports.trials[-1].ready()
+    slot.erred()
+    slot.replied(100)
+    slot.erred()
+    assert versions(slot) == ("1.1.0", "1.0.0")
+    ports.advance(0)
+    assert versions(slot) == ("1.0.0", None)
+    assert (
+        slot.last_rejection.reason == "2 of 3 requests failed, probation.max_error_rate is 0.01 in probation"
+    )
+    assert ports.writes[0].expect == "1.1.0"
 
 
-class Simulation:
-    """One slot, one registry, and a schedule of everything that can happen to them."""
-
-    def __init__(self, seed: int) -> None:
-        self.random = random.Random(seed)
-        self.ports = FakePorts()
-        self.registry = FakeRegistry()
-        self.slot = make_slot(self.ports)
-        self.generations: dict[int, str] = {}
-        self.highest = 0
-        self.ever_served = False
-        self.newest = 0
-
-    def run(self, steps: int) -> None:
-        for _ in range(steps):
-            self.step()
-
-    def step(self) -> None:
-        act = self.random.choices(
-            [
-                self.promote, self.look, self.trial_passes, self.trial_fails, self.trial_dies, self.worker_dies,
-                self.bad_output, self.answer_write, self.registry_fails, self.hold, self.traffic, self.wait,
-            ],
-            [10, 20, 20, 4, 2, 3, 1, 8, 2, 1, 20, 20],
-        )[0]  # fmt: skip
-        act()
-        self.check()
-
-    def promote(self) -> None:
-        if self.random.random() < 0.5:
-            self.newest += self.random.random() < 0.7
-            self.registry.promote(f"1.{max(0, self.newest - self.random.choice([0, 0, 0, 1, 2, 9]))}.0")
-
-    def look(self) -> None:
-        if not self.registry.away:
-            self.slot.observe(self.registry.current)
-
-    def _some_trial(self) -> Any:
-        open_ = [one for one in self.ports.trials[-4:] if one.takes_news]
-        return self.random.choice(open_) if open_ else None
-
-    def trial_passes(self) -> None:
-        if one := self._some_trial():
-            one.stage(State.VALIDATING)
-            one.ready()
-
-    def trial_fails(self) -> None:
-        if one := self._some_trial():
-            one.reject()
-
-    def trial_dies(self) -> None:
-        if one := self._some_trial():
-            one.die()
-
-    def _residents(self) -> list[FakeServed]:
-        slot = self.slot
-        return [b.served for b in (slot.serving, slot.warm) if b is not None] + list(slot.retiring)
-
-    def worker_dies(self) -> None:
-        alive = [served for served in self._residents() if served.alive]
-        if alive:
-            kill(self.slot, self.random.choice(alive))
-
-    def bad_output(self) -> None:
-        if residents := self._residents():
-            self.slot.bad_output(self.random.choice(residents), "an output isn't finite")
-
-    def answer_write(self) -> None:
-        if self.ports.writes:
-            write = self.ports.writes.pop(0)
-            outcome = self.registry.carry_out(write)
-            if outcome.code is None and self.random.random() < 0.1:
-                outcome = WriteOutcome("store_unavailable", "the watcher died after it had written")
-            elif not self.registry.away:
-                self.slot.observe(self.registry.current)
-            write.done(outcome)
-
-    def registry_fails(self) -> None:
-        self.registry.away = self.random.random() < 0.3
-        if self.random.random() < 0.2:
-            self.registry.revision //= 2  # rebuilt from a backup: it counts from an earlier number
-
-    def hold(self) -> None:
-        self.slot.held = None if self.slot.held else "the open"
-        self.slot.reconcile()
-
-    def traffic(self) -> None:
-        for served in self._residents():
-            if served.alive and self.random.random() < 0.7:
-                served.pending = 0
-        if self.slot.serving is not None:
-            self.slot.serving.served.pending += self.random.randrange(3)
-            self.slot.replied()
-
-    def wait(self) -> None:
-        self.ports.advance(self.random.choice([0.01, 0.1, 1.0, 20.0]))
-        self.slot.tick()
-
-    def check(self) -> None:
-        """What holds after every step."""
-        slot, ports = self.slot, self.ports
-        self.ever_served = self.ever_served or slot.serving is not None
-        if self.ever_served:
-            assert slot.serving is not None, "nothing serves any more"
-            served = slot.serving.served
-            assert served.state is State.SERVING
-            assert not served.closed
-            # What is rejected serves on only where there was nothing else: it was the first, or it was forgiven.
-            assert slot.serving.digest not in slot.rejected, f"{slot.serving.contract.version} was rejected"
-            assert slot.generation == slot.serving.generation >= self.highest, "the generation went backwards"
-            self.highest = slot.generation
-            known = self.generations.setdefault(slot.generation, slot.serving.digest)
-            assert known == slot.serving.digest, "two versions under one generation"
-            condemned = slot.condemned is not None and slot.warm is not None and slot.warm.served.alive
-            due = any(at <= ports.ns for at, _, _ in ports._timers)
-            assert not condemned or due, "a condemned version goes on serving"
-        if slot.warm is not None:
-            assert slot.warm.served is not slot.serving.served
-            assert slot.warm.served.state in (State.DRAINING, State.WARM)
-            assert slot.warm.served.alive
-        running = [one for one in ports.trials if one.running]
-        assert len([one for one in running if one.trial is not slot.revival]) <= 1, "two candidates at once"
-        assert len(running) <= 2
-        if slot.trial is not None:
-            assert slot.desired is not None, "a candidate that nobody wants"
-            assert slot.trial.pointer.digest == slot.desired.digest, "a superseded candidate goes on"
-            assert slot.trial.pointer.digest not in slot.rejected, "a rejected version is tried again"
-        for one in ports.trials:
-            if one.over and one.trial.outcome == "ready" and one.takes_news:
-                assert one.trial in (slot.trial, slot.revival), "a worker that nobody owns"
-        ports.trials = [one for one in ports.trials if one.takes_news and one.trial.outcome != "rejected"]
-        assert len(ports.writes) <= 1, "two writes at once"
-        assert len(slot.retiring) < 50
+def test_latency_over_the_budget_in_probation_falls_back(ports):
+    """Looked at by the tick where replies are few."""
+    slot = make_slot(ports, probation=Terms(30.0, 1000, 0.01, 500))
+    serve(slot, ports, ONE)
+    slot.observe(TWO)
+    ports.trials[-1].ready()
+    for _ in range(20):
+        slot.replied(501)
+    ports.advance(1)
+    slot.tick()
+    ports.advance(0)
+    assert versions(slot) == ("1.0.0", None)
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_no_schedule_breaks_a_promise(seed):
-    """Thousands of random steps: something always serves, never what was rejected, generations only rise."""
-    simulation = Simulation(seed)
-    simulation.run(3000)
-    assert kinds(simulation.ports).count("swap") > 15, "the schedule is dull"
-    slot, ports = simulation.slot, simulation.ports
-    simulation.registry.away = False
-    slot.held = None
-    last = simulation.registry.promote("9.9.9")
-    slot.observe(last)
-    for one in list(ports.trials):
-        if one.trial is slot.trial:
-            one.ready()
-    while ports.writes:
-        simulation.answer_write()
-    assert slot.serving.contract.version == "9.9.9", "it doesn't come to rest where it should"
+@pytest.mark.parametrize("keep", [0, 1, 2, 3])
+def test_keep_warm_says_how_many_stay(ports, keep):
+    """The one that served last first; none with 0, but in probation there is always a way back."""
+    slot = make_slot(ports, keep_warm=keep)
+    serve(slot, ports, ONE, TWO, THREE)
+    everyone = ["1.1.0", "1.0.0"]
+    assert [one.contract.version for one in slot.warm] == everyone[:keep]
+    slot.observe(pointer("1.3.0", 4))
+    ports.trials[-1].ready()
+    assert [one.contract.version for one in slot.warm] == ["1.2.0", *everyone][: max(1, keep)]
+    slot.tick()
+    slot.bad_output(slot.serving.served, "an output isn't finite")
+    ports.advance(0)
+    assert versions(slot)[0] == "1.2.0"
 
 
-def forgets_rejections(view: View) -> Act | None:
-    return next_action(replace(view, rejected=frozenset()))
+def test_going_back_to_any_warm_version_is_one_step(ports):
+    """Two versions ago as well as one; the others stay warm."""
+    slot = make_slot(ports, keep_warm=2)
+    serve(slot, ports, ONE, TWO, THREE)
+    slot.observe(pointer("1.0.0", 4))
+    assert (slot.serving.contract.version, len(ports.trials)) == ("1.0.0", 3)
+    assert [one.contract.version for one in slot.warm] == ["1.2.0", "1.1.0"]
+    kill(slot, slot.warm[0].served)
+    assert [one.contract.version for one in slot.warm] == ["1.1.0"]
 
 
-def keeps_superseded_trials(view: View) -> Act | None:
-    act = next_action(view)
-    return None if act is Act.DROP_TRIAL else act
+def test_a_drain_has_a_deadline(ports):
+    """What the superseded version hasn't answered by then gets one error; warm or retired, it is done with."""
+    slot = make_slot(ports, drain_timeout_s=10.0, keep_warm=1)
+    serve(slot, ports, ONE, TWO)
+    first = slot.warm[0].served
+    first.pending = 1
+    slot.observe(THREE)
+    second = slot.serving.served
+    second.pending = 2
+    ports.trials[-1].ready()
+    ports.advance(9.9)
+    slot.tick()
+    assert (first.refused, first.closed, second.refused, second.state) == ([], False, [], State.DRAINING)
+    ports.advance(0.2)
+    slot.tick()
+    assert [e.code for e in (*first.refused, *second.refused)] == ["DRAINING"] * 3
+    assert (first.closed, second.closed, second.state) == (True, False, State.WARM)
 
 
-def ignores_probation(view: View) -> Act | None:
-    return next_action(replace(view, condemned=False))
+def test_a_version_that_serves_again_drains_no_more(ports):
+    """A rollback in the middle of a drain: its requests have all the time that they had."""
+    slot = make_slot(ports, drain_timeout_s=1.0)
+    serve(slot, ports, ONE)
+    slot.observe(TWO)
+    slot.serving.served.pending = 1
+    ports.trials[-1].ready()
+    slot.observe(pointer("1.0.0", 3))
+    ports.advance(5)
+    slot.tick()
+    assert (versions(slot), slot.serving.served.refused) == (("1.0.0", "1.1.0"), [])
 
 
-@pytest.mark.parametrize("bug", [forgets_rejections, keeps_superseded_trials, ignores_probation])
-def test_the_schedules_catch_a_wrong_policy(
-    monkeypatch: pytest.MonkeyPatch, bug: Callable[[View], Act | None]
-):
-    """The checks have teeth: each planted bug breaks one of them."""
-    monkeypatch.setattr(slot_module, "next_action", bug)
-    with pytest.raises(AssertionError):
-        Simulation(1).run(3000)
+@pytest.mark.parametrize("mark_failed", [True, False])
+def test_an_operator_rolls_back_while_the_source_is_away(slot, ports, mark_failed):
+    """The warm version serves at once; the record follows when the source is back, in the operator's name."""
+    serve(slot, ports, ONE, TWO)
+    assert slot.roll_back_here(None, "spread widened", "uid:7", mark_failed=mark_failed, why="it is gone")
+    assert (versions(slot), slot.generation, len(ports.trials)) == (("1.0.0", None), 3, 2)
+    assert slot.degraded["source"] == "the rollback from 1.1.0 isn't written to the source: it is gone"
+    assert {k: ports.events[-1][k] for k in ("kind", "from", "to", "reason", "actor")} == {
+        "kind": "rollback", "from": "1.1.0", "to": "1.0.0", "reason": "spread widened", "actor": "uid:7",
+    }  # fmt: skip
+    assert slot.last_rejection is None
+    ports.writes.pop().done(WriteOutcome("store_unavailable", "it is gone"))
+    ports.advance(0.5)
+    assert ports.writes == []
+    slot.source_is_back()
+    slot.observe(TWO)
+    (write,) = ports.writes
+    assert (write.expect, write.to, write.mark_failed) == ("1.1.0", "1.0.0", mark_failed)
+    assert (write.reason, write.actor) == ("spread widened", "uid:7")
+    slot.observe(pointer("1.0.0", 3))
+    write.done(WriteOutcome(None, None, "1.1.0", "1.0.0"))
+    assert (versions(slot), slot.generation, slot.degraded) == (("1.0.0", None), 3, {})
+    slot.observe(pointer("1.1.0", 4))
+    ports.trials[-1].ready()
+    assert versions(slot)[0] == "1.1.0", "the daemon's own memory holds nothing against it"
 
 
-def test_the_schedules_catch_a_generation_that_goes_back(monkeypatch: pytest.MonkeyPatch):
-    """The same for the numbering."""
-    relabel = Slot._relabel
+def test_a_rollback_that_the_source_has_overtaken_is_dropped(slot, ports):
+    """Production moved on while the daemon couldn't see it: the newest pointer wins, and nothing stays degraded."""
+    serve(slot, ports, ONE, TWO)
+    slot.roll_back_here(None, "spread widened", "uid:7", mark_failed=True, why="it is gone")
+    slot.observe(THREE)
+    ports.writes[0].done(WriteOutcome("conflict", "production is 1.2.0"))
+    assert "source" not in slot.degraded
+    ports.trials[-1].ready()
+    ports.advance(100)
+    assert (versions(slot), len(ports.writes), slot.degraded) == (("1.2.0", "1.0.0"), 1, {})
 
-    def forgetful(self: Slot) -> None:
-        self.generation = 0
-        relabel(self)
 
-    monkeypatch.setitem(slot_module._ACTS, Act.RELABEL, forgetful)
-    with pytest.raises(AssertionError, match="backwards"):
-        Simulation(2).run(3000)
+def test_an_operators_rollback_is_written_where_rejections_are_not(ports):
+    """on_reject: hold is about what the daemon finds, not about what an operator says."""
+    slot = make_slot(ports, rollback_on_reject=False)
+    serve(slot, ports, ONE, TWO)
+    slot.roll_back_here(None, "spread widened", "uid:7", mark_failed=True, why="it is gone")
+    assert [write.expect for write in ports.writes] == ["1.1.0"]
+
+
+def test_there_is_no_rolling_back_to_what_is_not_warm(ports):
+    """Without the source only what is in memory can be had; the one that is named, if one is."""
+    slot = make_slot(ports, keep_warm=2)
+    serve(slot, ports, ONE)
+    assert not slot.roll_back_here(None, "no", "uid:7", mark_failed=True, why="it is gone")
+    serve(slot, ports, TWO, THREE)
+    assert not slot.roll_back_here("0.9.0", "no", "uid:7", mark_failed=True, why="it is gone")
+    assert slot.roll_back_here("1.0.0", "two back", "uid:7", mark_failed=True, why="it is gone")
+    assert versions(slot)[0] == "1.0.0"
+
+
+def test_a_plan_is_proved_only_while_a_version_serves(slot, ports):
+    """Each time that it begins to serve it may be; a version that was superseded drops its proof."""
+    serve(slot, ports, ONE)
+    first = slot.serving.served
+    assert first.proving
+    serve(slot, ports, TWO)
+    assert (first.proving, slot.serving.served.proving) == (False, True)
+    slot.observe(pointer("1.0.0", 3))
+    assert first.proving

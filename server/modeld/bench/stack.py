@@ -19,9 +19,10 @@ import yaml
 from modeld.bench.errors import BenchError
 from modeld.bench.lines import pinned
 from modeld.bench.target import Target
-from modeld.client import Client
+from modeld.client import AdminClient, Client
 from modeld.client.errors import ModeldError
 from modeld.demo.processes import await_that, child, run, script
+from modeld.front.servable import PROVING
 
 #: The one model's name.
 MODEL = "reference"
@@ -55,6 +56,11 @@ class Stack:
     def rows_file(self) -> Path:
         """The rows to ask for."""
         return self.directory / "model" / "rows.npy"
+
+    @property
+    def admin(self) -> str:
+        """The admin socket of the daemon that runs."""
+        return f"ipc://{self.directory}/run/{ADMIN_SOCKET}"
 
     @property
     def records(self) -> Path:
@@ -117,6 +123,9 @@ class Stack:
                 except Exception as error:
                     end = "\n".join(log.read_text(errors="replace").splitlines()[-20:])
                     raise BenchError(f"{error}\nthe end of the daemon's log:\n{end}") from error
+            with AdminClient(self.admin) as admin:
+                # What is measured is the daemon at rest, not the proof of its plan.
+                await_that("the plan is proved", lambda: _proved(admin), [daemon], timeout_s=READY_TIMEOUT_S)
             yield self.target(endpoints)
         finally:
             starting.__exit__(None, None, None)
@@ -137,7 +146,7 @@ class Stack:
             "source": {"kind": "registry", "root": str(self.directory / "registry"), "channel": "production"},
             "endpoints": {
                 "data": list(endpoints.values()),
-                "admin": f"ipc://{runtime}/{ADMIN_SOCKET}",
+                "admin": self.admin,
                 "events": f"ipc://{runtime}/{EVENTS_SOCKET}",
             },
         }
@@ -152,6 +161,10 @@ def _ready(client: Client) -> bool:
     with suppress(ModeldError):
         return client.ready(MODEL)
     return False
+
+
+def _proved(admin: AdminClient) -> bool:
+    return all(model["path_reason"] != PROVING for model in admin.status()["models"])
 
 
 def _free_port() -> int:

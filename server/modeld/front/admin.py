@@ -12,7 +12,8 @@ import zmq
 from modeld.errors import RequestError, retryable
 from modeld.front import report
 from modeld.front.zsocket import ZSocket
-from modeld.swap.slot import Slot, WriteOutcome
+from modeld.swap.ports import WriteOutcome
+from modeld.swap.slot import Slot
 from modeld.wire import header, replies
 from modeld.wire.header import AdminRequest
 
@@ -24,8 +25,10 @@ _WAIT_MARGIN_S = 5.0
 #: Decisions remembered for `history`.
 _HISTORY = 1000
 
-#: How the source's refusal of a write is told on the wire.
-_WRITE_CODES = {"not_found": "VERSION_NOT_AVAILABLE", "conflict": "CONFLICT", "usage": "MALFORMED"}
+#: How the source's refusal of a write is told on the wire; what isn't here says that it couldn't be written.
+_WRITE_CODES = {
+    "not_found": "VERSION_NOT_AVAILABLE", "conflict": "CONFLICT", "gate": "CONFLICT", "usage": "MALFORMED",
+}  # fmt: skip
 
 #: libzmq's name for a peer on a unix socket, from SO_PEERCRED.
 _LOCAL_PEER = re.compile(r"[^:]*:(?P<uid>\d+):\d+:\d+")
@@ -159,11 +162,16 @@ class AdminService:
                 "CONFLICT", f"{slot.model} is held ({slot.held}): release it first; nothing was done"
             )
 
+        def here(why: str) -> None:
+            respond(self._roll_back_here(slot, request, actor, why))
+
         def written(outcome: WriteOutcome) -> None:
             if outcome.code is not None:
                 slot.rolling_back(False)
-                code = _WRITE_CODES.get(outcome.code, "SOURCE_UNAVAILABLE")
-                respond(RequestError(code, f"not rolled back: {outcome.error}"))
+                if self._source_is_away(slot) or outcome.code not in _WRITE_CODES:
+                    here(outcome.error or "")
+                else:
+                    respond(RequestError(_WRITE_CODES[outcome.code], f"not rolled back: {outcome.error}"))
                 return
 
             def settled() -> None:
@@ -176,6 +184,7 @@ class AdminService:
                             "from": outcome.from_version,
                             "to": serving,
                             "generation": slot.generation,
+                            "written": True,
                         }
                     )
                 else:
@@ -192,6 +201,9 @@ class AdminService:
 
             self._when_settled([slot], settled, respond)
 
+        if why := self._source_is_away(slot):
+            here(why)
+            return
         slot.rolling_back(True)
         to = request.to
         if to is None and slot.desired.digest != slot.serving.digest:
@@ -199,6 +211,37 @@ class AdminService:
         self._daemon.write(
             slot.model, slot.desired.version, to, request.mark_failed, request.reason, actor, written
         )
+
+    def _source_is_away(self, slot: Slot) -> str | None:
+        """Why nothing can be written to this model's source now."""
+        return self._daemon.source_error or self._daemon.broken.get(slot.model)
+
+    @staticmethod
+    def _roll_back_here(
+        slot: Slot, request: AdminRequest, actor: str, why: str
+    ) -> dict[str, Any] | RequestError:
+        """The warm version serves at once; the source is told when it can be."""
+        old = slot.serving
+        assert old is not None
+        if (
+            slot.desired is None
+            or slot.desired.digest != old.digest
+            or not slot.roll_back_here(
+                request.to, request.reason, actor, mark_failed=request.mark_failed, why=why
+            )
+        ):
+            named = f"{request.to} isn't" if request.to else "nothing is"
+            return RequestError("SOURCE_UNAVAILABLE", f"not rolled back: {why}; and {named} warm here")
+        assert slot.serving is not None
+        return {
+            "rolled_back": True,
+            "model_name": slot.model,
+            "from": old.contract.version,
+            "to": slot.serving.contract.version,
+            "generation": slot.generation,
+            "written": False,
+            "reason": f"the source gets the record when it can be written: {why}",
+        }
 
     def _hold(self, request: AdminRequest, actor: str, respond: Respond) -> None:
         if not request.reason.strip():

@@ -12,28 +12,31 @@ import resource
 import signal
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
 import zmq
 
 from modeld import log
 from modeld.config import Config
 from modeld.errors import ModeldError, NothingToServe
-from modeld.forest.scorer import Scorer
 from modeld.front import sockets
 from modeld.front.admin import AdminService
 from modeld.front.data import DataService, Served
 from modeld.front.link import Link
 from modeld.front.loop import Loop
 from modeld.front.notify import Notifier
+from modeld.front.proofs import RunningProof
 from modeld.front.servable import Lane, Servable, WorkerLost
 from modeld.front.spawner import Spawner, Worker
 from modeld.front.trials import RunningTrial
 from modeld.front.zsocket import ZSocket
 from modeld.swap.policy import Pointer
-from modeld.swap.slot import Binding, Rejection, Slot, Trial, WriteOutcome
+from modeld.swap.ports import Binding, Rejection, Trial, WriteOutcome
+from modeld.swap.probation import Terms
+from modeld.swap.slot import Slot
 from modeld.watch.messages import (
     MAX_REASON,
     Begin,
@@ -180,8 +183,7 @@ class Daemon:
         total = 0
         for served in self.models.values():
             slot = served.slot
-            resident = [binding.served for binding in (slot.serving, slot.warm) if binding is not None]
-            total += sum(one.pending for one in (*resident, *slot.retiring))
+            total += sum(one.pending for one in slot.residents())
         return total
 
     # -- the source
@@ -230,19 +232,20 @@ class Daemon:
             if message.error != self.source_error:
                 self._log.warning(log.SOURCE_LOST, error=message.error)
             self.source_error = message.error
-            # Without the source, what is kept is all that there is to serve.
-            only = self.config.source.models
-            for name in self._kept.keys() - self.models.keys():
-                if not only or name in only:
-                    self._add_model(name).observe(None)
+            self._add_kept(self._kept.keys())
         else:
             if self.source_error is not None:
                 self._log.info(log.SOURCE_BACK)
+                for served in self.models.values():
+                    served.slot.source_is_back()
             self.source_error = None
             if message.broken != self.broken:
                 for name, why in message.broken.items():
                     self._log.warning(log.MODEL_BROKEN, model=name, error=why)
+            for name in self.broken.keys() & self.models.keys() - message.broken.keys():
+                self.models[name].slot.source_is_back()
             self.broken = message.broken
+            self._add_kept(message.broken.keys() - pointers.keys())
             for name in pointers.keys() - self.models.keys():
                 self._add_model(name)
             for name, served in self.models.items():
@@ -252,6 +255,13 @@ class Daemon:
         if message.token is not None and message.token == self._look_token:
             self._end_look()
         self._check_start()
+
+    def _add_kept(self, names: Collection[str]) -> None:
+        """Of what the source doesn't let us read, the copy that is kept is all that there is to serve."""
+        only = self.config.source.models
+        for name in (self._kept.keys() & names) - self.models.keys():
+            if not only or name in only:
+                self._add_model(name).observe(None)
 
     def _written(self, message: Written) -> None:
         found = self._writes.pop(message.token, None)
@@ -371,12 +381,16 @@ class Daemon:
 
     def keep(self, binding: Binding, rejected: list[Rejection]) -> None:
         pointer = binding.served.pointer
-        remembered = [Remembered(r.version, r.digest, r.stage, r.reason[:MAX_REASON], r.at) for r in rejected]
+        remembered = [
+            Remembered(r.version, r.digest, r.stage, r.reason[:MAX_REASON], r.at, r.actor, r.mark_failed)
+            for r in rejected
+        ]
         self.models[pointer.model].slot.degraded.pop("state_dir", None)
         self.link.send(Keep(Kept(pointer, binding.generation, remembered)))
 
     def start_trial(self, pointer: Pointer, trial: Trial) -> RunningTrial:
-        return RunningTrial(self, pointer, trial)
+        slot = self.models[pointer.model].slot
+        return RunningTrial(self, pointer, trial, slot.serving.served if slot.serving is not None else None)
 
     def join(self, served: Servable, worker: Worker) -> None:
         """Give a worker that passed its trial to the version that it serves from now on."""
@@ -397,14 +411,17 @@ class Daemon:
         worker.takes_fds = False
         served.attach(lane)
 
-    def new_servable(
-        self,
-        pointer: Pointer,
-        contract: Contract,
-        scorers: list[Scorer],
-        scored_rows: int,
-        unplanned_why: str,
-    ) -> Servable:
+    def prove(self, served: Servable) -> None:
+        """Have plans of a version that serves now proved beside it, if there may be some and none are there."""
+        if served.wants_plans:
+            served.prove(RunningProof(self, served))
+        elif served.path == "worker":
+            contract = served.contract
+            self.log(
+                log.PLAN_MISSING, model=contract.model, version=contract.version, reason=served.unplanned_why
+            )
+
+    def new_servable(self, pointer: Pointer, contract: Contract, unplanned_why: str) -> Servable:
         limits = self.config.limits
         return Servable(
             pointer,
@@ -413,8 +430,7 @@ class Daemon:
             queue_requests=limits.queue_requests,
             queue_bytes=limits.queue_bytes,
             on_bad_output=self._on_bad_output,
-            scorers=scorers,
-            scored_rows=scored_rows,
+            live_rows=self.config.trial.live_rows,
             unplanned_why=unplanned_why,
         )
 
@@ -426,12 +442,13 @@ class Daemon:
             actor=self._actor,
             rollback_on_reject=config.on_reject == "rollback",
             allow_schema_change=config.trial.allow_schema_change,
-            probation_s=config.probation.seconds,
-            probation_requests=config.probation.requests,
+            probation=Terms(**msgspec.structs.asdict(config.probation)),
             workers=config.workers,
+            keep_warm=config.keep_warm,
+            drain_timeout_s=config.limits.drain_timeout_s,
         )
         if (kept := self._kept.get(name)) is not None:
-            rejected = [Rejection(r.version, r.digest, r.stage, r.reason, r.at) for r in kept.rejected]
+            rejected = [Rejection(**msgspec.structs.asdict(one)) for one in kept.rejected]
             slot.resume(kept.pointer, kept.generation, rejected)
         self.models[name] = Served(slot)
         return slot
@@ -455,12 +472,12 @@ class Daemon:
 
     def _tick(self) -> None:
         small_ns = int(self.config.limits.predict_timeout_s * 1e9)
+        row_ns = max(_ROW_NS, int(self.config.trial.max_row_us * 1e3))
         for name, served in self.models.items():
             slot = served.slot
-            resident = [binding.served for binding in (slot.serving, slot.warm) if binding is not None]
-            for one in (*resident, *slot.retiring):
+            for one in slot.residents():
                 one.expire()
-                for lane in one.hung(small_ns, _ROW_NS):
+                for lane in one.hung(small_ns, row_ns):
                     self._log.error(log.WORKER_HUNG, model=name, worker=lane.channel.pid)
                     lane.channel.kill()
             slot.tick()

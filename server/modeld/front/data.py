@@ -14,7 +14,8 @@ from modeld.front.servable import Job
 from modeld.front.stats import Stats
 from modeld.front.zsocket import ZSocket
 from modeld.swap.policy import State
-from modeld.swap.slot import Binding, Slot
+from modeld.swap.ports import Binding
+from modeld.swap.slot import Slot
 from modeld.wire import header, replies, tensors
 from modeld.wire.header import Request, RequestId
 
@@ -91,13 +92,16 @@ class PredictJob(Job):
         )
         stats = self.stats
         stats.requests += 1
-        stats.latency_us.add((self.service.clock_ns() - self.admitted_ns) // 1000)
+        took_us = (self.service.clock_ns() - self.admitted_ns) // 1000
+        stats.latency_us.add(took_us)
         stats.predict_us.add(predict_ns // 1000)
-        self.service.on_reply(binding)
+        self.service.on_reply(binding, took_us)
 
     def refuse(self, error: RequestError) -> None:
         self.stats.requests += 1
         self.stats.error(error.code)
+        if error.code == "INTERNAL":
+            self.service.on_failure(self.binding)
         self.service.send(self.envelope, replies.error(self.encode, self.request_id, error))
 
 
@@ -165,11 +169,17 @@ class DataService:
         except zmq.ZMQError:
             self.dropped_replies += 1
 
-    def on_reply(self, binding: Binding) -> None:
-        """A prediction went out."""
+    def on_reply(self, binding: Binding, took_us: int) -> None:
+        """A prediction went out, `took_us` after its request was admitted."""
         served = self.models.get(binding.contract.model)
         if served is not None and served.slot.serving is binding:
-            served.slot.replied()
+            served.slot.replied(took_us)
+
+    def on_failure(self, binding: Binding) -> None:
+        """A prediction of ours failed."""
+        served = self.models.get(binding.contract.model)
+        if served is not None and served.slot.serving is binding:
+            served.slot.erred()
 
     def _predict(
         self,
@@ -247,13 +257,13 @@ class DataService:
             raise retryable("NOT_READY", f"{slot.model}: no version serves yet")
         if version is None or version == binding.contract.version:
             return binding
-        warm = slot.warm
-        if warm is not None and warm.contract.version == version and warm.served.alive:
-            return warm
+        for warm in slot.warm:
+            if warm.contract.version == version and warm.served.alive:
+                return warm
         raise RequestError(
             "VERSION_NOT_AVAILABLE",
             f"{slot.model} {version} isn't resident; {binding.contract.version} serves"
-            + (f", {warm.contract.version} is warm" if warm is not None else ""),
+            + "".join(f", {warm.contract.version} is warm" for warm in slot.warm),
         )
 
     def _other(self, request: Request, raw_frames: int) -> dict[str, Any]:
@@ -318,9 +328,7 @@ def _metadata(slot: Slot) -> dict[str, Any]:
     if binding is None:
         raise retryable("NOT_READY", f"{slot.model}: no version serves yet")
     contract = binding.contract
-    versions = [contract.version]
-    if slot.warm is not None and slot.warm.served.alive:
-        versions.append(slot.warm.contract.version)
+    versions = [contract.version, *(one.contract.version for one in slot.warm if one.served.alive)]
     return {
         "name": slot.model,
         "versions": versions,

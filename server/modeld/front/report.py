@@ -26,7 +26,7 @@ def status(daemon: Daemon) -> dict[str, Any]:
         if slot.condemned is not None:
             degraded.append(f"{name}: {slot.condemned}, and nothing warm to fall back to")
         lines.append(_model_status(daemon, name, served))
-        for binding in (slot.serving, slot.warm):
+        for binding in (slot.serving, *slot.warm):
             if binding is not None:
                 workers += [
                     {"model_name": name, "version": binding.contract.version, "pid": lane.channel.pid,
@@ -60,7 +60,8 @@ def _model_status(daemon: Daemon, name: str, served: Served) -> dict[str, Any]:
         "state": str(binding.served.state) if binding is not None else str(State.ABSENT),
         "channel": daemon.config.source.channel,
         "since": binding.since if binding is not None else None,
-        "warm": slot.warm.contract.version if slot.warm is not None else None,
+        "warm": slot.warm[0].contract.version if slot.warm else None,
+        "warm_versions": [one.contract.version for one in slot.warm],
         "trial": {"version": trial.pointer.version, "state": str(trial.state)} if trial is not None else None,
         "last_rejection": {
             "version": rejection.version,
@@ -70,6 +71,8 @@ def _model_status(daemon: Daemon, name: str, served: Served) -> dict[str, Any]:
         if rejection is not None
         else None,
         "held": slot.held,
+        "live": slot.compared,
+        "swap_pause_us": slot.swap_pause_us,
         "path": binding.served.path if binding is not None else None,
         "path_reason": (binding.served.unplanned_why or None) if binding is not None else None,
         "requests": stats.requests,

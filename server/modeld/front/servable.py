@@ -1,6 +1,7 @@
 """One version with its workers: the queue in front of them, what is under way, and what happens when one dies.
 
-Where a version has plans, requests of few rows are scored at once in this process. Everything else goes to workers:
+Where a version has plans, which come some time after it began to serve, requests of few rows are scored at once in
+this process. Everything else goes to workers:
 small requests (up to SMALL_ROWS rows) have their own lane. Batching is opportunistic: what queued while the worker was
 busy goes to it as one matrix, and nothing waits for a batch to fill. A larger matrix goes as a memfd, one at a time a
 worker, and the worker looks for small packets between its slices.
@@ -24,6 +25,7 @@ import numpy as np
 
 from modeld.errors import RequestError, retryable
 from modeld.forest.scorer import Scorer
+from modeld.front.live import LiveRows
 from modeld.swap.policy import TRANSITIONS, Pointer, State
 from modeld.wire.contract import Contract
 from modeld.work import ipc
@@ -32,6 +34,9 @@ from modeld.work import ipc
 SMALL_ROWS = 8
 #: Rows of small requests that go to a worker as one matrix at most.
 BATCH_ROWS = 16
+
+#: Why no plan serves a version, as long as that may change.
+UNPROVED, PROVING = "no plan was proved yet", "the plan is being proved"
 
 _VALUE = struct.Struct("<d")
 
@@ -67,6 +72,27 @@ class Job:
         return False
 
 
+class _Refused(Job):
+    """Stands for a job under way that has been refused. It is late, so that no worker is asked for it again."""
+
+    def __init__(self, job: Job) -> None:
+        super().__init__(job.data, job.rows, job.admitted_ns, deadline_ns=0)
+
+    def finish(self, tensors: list[bytes], predict_ns: int) -> None:
+        """Nobody waits for it."""
+
+    def refuse(self, error: RequestError) -> None:
+        """It has been."""
+
+
+def _refused(job: Job, admitted_ns: int, error: Callable[[], RequestError]) -> Job:
+    """`job`, or where it was admitted up to then, what stands for it after its refusal."""
+    if job.admitted_ns > admitted_ns:
+        return job
+    job.refuse(error())
+    return _Refused(job)
+
+
 class WorkerLost(Exception):
     """The worker's channel is at its end."""
 
@@ -78,6 +104,13 @@ class Channel(Protocol):
     pid: int
 
     def close(self, *, kill: bool) -> None: ...
+
+
+class Proof(Protocol):
+    """A proof of plans under way."""
+
+    def drop(self) -> None:
+        """End it; it reports nothing more."""
 
 
 class Lane:
@@ -118,11 +151,10 @@ class Servable:
         queue_requests: int,
         queue_bytes: int,
         on_bad_output: Callable[[Servable, str], str],
-        scorers: Sequence[Scorer] = (),
-        scored_rows: int = 0,
+        live_rows: int = 0,
         unplanned_why: str = "",
     ) -> None:
-        """`scorers` has a checked plan for each output, or none; up to `scored_rows` rows are scored here with them."""
+        """`live_rows`: answers to remember. `unplanned_why`: why there can be no plans; empty: there may be some."""
         self.pointer = pointer
         self.contract = contract
         self.state = State.READY
@@ -135,10 +167,14 @@ class Servable:
         self._clock_ns = clock_ns
         self._next_id = 0
         self._on_bad_output = on_bad_output
-        self._scorers = tuple(scorers)
-        self._scored_rows = scored_rows if scorers else 0
-        #: Why no plan serves; "" where one does.
-        self.unplanned_why = unplanned_why
+        self.live = LiveRows(contract, live_rows)
+        self._remember_one = self.live.add_one
+        self._scorers: tuple[Scorer, ...] = ()
+        self._scored_rows = 0
+        self._plan_fd = -1
+        #: The proof of plans that is under way, and why none serves; "" where one does.
+        self.proof: Proof | None = None
+        self.unplanned_why = unplanned_why or UNPROVED
         self._row_bytes = contract.n_features * 8
         self._reply_bytes = contract.row_width * 8
         self._inline_rows = min(SMALL_ROWS, ipc.INLINE_BYTES // max(self._row_bytes, self._reply_bytes))
@@ -149,6 +185,42 @@ class Servable:
         if to not in TRANSITIONS[self.state]:
             raise ValueError(f"{self.contract.label}: {self.state} → {to} is no legal transition")
         self.state = to
+        if to is not State.SERVING:
+            self._drop_proof()
+
+    @property
+    def wants_plans(self) -> bool:
+        """Whether a proof of plans may find some."""
+        return self.unplanned_why == UNPROVED
+
+    def prove(self, proof: Proof) -> None:
+        """Plans are being proved: `use_plans` or `do_without_plans` follows, or the version stops serving."""
+        self.proof, self.unplanned_why = proof, PROVING
+
+    def use_plans(self, scorers: Sequence[Scorer], scored_rows: int, fd: int, why_not: str = "") -> None:
+        """Take proved and checked plans, one for each output, between two requests.
+
+        From now on up to `scored_rows` rows are scored here; where that is 0, `why_not` says why. Workers get the plans
+        by `fd`, the sealed memfd that has them, for all other rows; it is this object's from now on (-1: none).
+        """
+        self.proof, self.unplanned_why = None, why_not
+        self._scorers, self._scored_rows, self._plan_fd = tuple(scorers), scored_rows, fd
+        for lane in self.lanes:
+            self._send_plans(lane)
+
+    def do_without_plans(self, why: str) -> None:
+        """There are none, and another proof would find none either."""
+        self.proof, self.unplanned_why = None, why
+
+    def _send_plans(self, lane: Lane) -> None:
+        if self._plan_fd >= 0:
+            with contextlib.suppress(OSError):  # as in _send_small
+                socket.send_fds(lane.channel.sock, [ipc.head(ipc.USE_PLANS)], [self._plan_fd])
+
+    def _drop_proof(self) -> None:
+        if self.proof is not None:
+            self.proof.drop()
+            self.proof, self.unplanned_why = None, UNPROVED
 
     @property
     def path(self) -> str:
@@ -172,6 +244,7 @@ class Servable:
     def attach(self, lane: Lane) -> None:
         """A proven worker joins; what waited goes to it."""
         self.lanes.append(lane)
+        self._send_plans(lane)
         self._feed(lane)
 
     def submit(self, job: Job) -> None:
@@ -216,6 +289,10 @@ class Servable:
             finite = all(np.isfinite(np.frombuffer(tensor)).all() for tensor in tensors)
         if finite:
             job.finish(tensors, ns)
+            if job.rows == 1:
+                self._remember_one((job.data, tensors))
+            else:
+                self.live.add(job.data, job.rows, tensors)
         else:
             self._refuse_non_finite(job)
 
@@ -233,6 +310,19 @@ class Servable:
                 queue.remove(job)
                 self._queued_bytes -= len(job.data)
                 self._expired(job, now)
+
+    def refuse_before(self, admitted_ns: int, error: Callable[[], RequestError]) -> None:
+        """Refuse what was admitted up to then and isn't answered yet; what a worker makes of it later is nobody's."""
+        for queue in (self._small, self._bulk):
+            for job in [job for job in queue if job.admitted_ns <= admitted_ns]:
+                queue.remove(job)
+                self._queued_bytes -= len(job.data)
+                job.refuse(error())
+        for lane in self.lanes:
+            lane.small = (
+                [_refused(job, admitted_ns, error) for job in lane.small] if lane.small else lane.small
+            )
+            lane.bulk = _refused(lane.bulk, admitted_ns, error) if lane.bulk else lane.bulk
 
     def fail_all(self, error: Callable[[], RequestError]) -> None:
         """Refuse everything that waits or is under way: exactly one error each."""
@@ -262,6 +352,11 @@ class Servable:
             lane.channel.close(kill=kill)
             self._take_lane(lane)
         self.lanes.clear()
+        self._drop_proof()
+        self._scorers, self._scored_rows = (), 0
+        if self._plan_fd >= 0:
+            os.close(self._plan_fd)
+            self._plan_fd = -1
 
     def on_packet(self, lane: Lane, packet: bytes) -> None:
         """A RESULT from a worker. Raises WorkerLost where it says anything else."""
@@ -388,7 +483,9 @@ class Servable:
         if len(packet) == ipc.HEAD.size + 8:  # one row, one value: the common case
             job = batch[0]
             if math.isfinite(_VALUE.unpack_from(packet, ipc.HEAD.size)[0]):
-                job.finish([packet[ipc.HEAD.size :]], ns)
+                tensors = [packet[ipc.HEAD.size :]]
+                job.finish(tensors, ns)
+                self._remember_one((job.data, tensors))
             else:
                 self._refuse_non_finite(job)
             return
@@ -418,6 +515,7 @@ class Servable:
             first += job.rows
             if finite or all(np.isfinite(np.frombuffer(tensor)).all() for tensor in tensors):
                 job.finish(tensors, ns)
+                self.live.add(job.data, job.rows, tensors)
             else:
                 self._refuse_non_finite(job)
 

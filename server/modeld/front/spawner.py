@@ -49,10 +49,12 @@ class Worker:
         self._spawner = spawner
         self._open = True
 
-    def send(self, packet: bytes) -> None:
-        """Send it a packet; one that is gone shows by its end of file."""
+    def send(self, packet: bytes, fd: int = -1) -> None:
+        """Send it a packet, and `fd` with it, which is closed; one that is gone shows by its end of file."""
         with contextlib.suppress(OSError):
-            self.sock.send(packet)
+            socket.send_fds(self.sock, [packet], [fd] if fd >= 0 else [])
+        if fd >= 0:
+            os.close(fd)
 
     def close(self, *, kill: bool = False) -> None:
         """Let the worker go: it exits at end of file, with `kill` at once. `on_end` isn't called."""

@@ -2,34 +2,64 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from modeld import log
-from modeld.forest.errors import PlanError, PlanRefused
-from modeld.forest.scorer import Scorer
-from modeld.forest.sealed import open_plans
+from modeld.config import Config, TrialSettings
+from modeld.front.live import LiveRows
+from modeld.front.servable import Servable
 from modeld.front.spawner import Worker
 from modeld.swap.policy import Pointer, State
-from modeld.swap.slot import Trial
+from modeld.swap.ports import Trial
 from modeld.wire.contract import Contract
 from modeld.work import ipc
 
 if TYPE_CHECKING:
     from modeld.front.daemon import Daemon
 
-#: What the front scores itself takes this long at most, by its own measure: nobody is served meanwhile. Nanoseconds.
-_INLINE_NS = 1_000_000
+#: Fewer live rows than this show a difference and prove nothing.
+_LEAST_ROWS = 32
+
+
+def request(config: Config, pointer: Pointer) -> ipc.Trial:
+    """What a worker or a prover of the version at `pointer` is told."""
+    settings = config.trial
+    kept = Path(config.state_dir) / "good" / pointer.model / pointer.digest.removeprefix("sha256:")
+    return ipc.Trial(
+        directories=[str(Path(pointer.directory).absolute()), str(kept.absolute())],
+        model=pointer.model,
+        version=pointer.version,
+        digest=pointer.digest,
+        golden_rtol=settings.golden_rtol,
+        timeout_s=settings.timeout_s,
+        memory_limit_mb=settings.memory_limit_mb,
+        max_bytes=settings.max_version_mb << 20,
+        allow_code=pointer.digest in settings.allow_joblib,
+        max_row_us=settings.max_row_us,
+    )
+
+
+def _live(settings: TrialSettings, rows: LiveRows) -> tuple[ipc.Live | None, int]:
+    """The rows to compare on, with the limits that so many of them are good for, and their memfd; or none, and -1."""
+    if not len(rows):
+        return None, -1
+    try:
+        live, fd = rows.pack()
+    except OSError:  # no descriptor or no memory: the trial goes without the comparison
+        return None, -1
+    if live.rows >= min(_LEAST_ROWS, settings.live_rows):
+        live.max_mean_abs_diff = settings.max_mean_abs_diff
+        live.min_rank_correlation = settings.min_rank_correlation
+    return live, fd
 
 
 class RunningTrial:
     """A worker on trial, reporting to the slot that wants it."""
 
-    def __init__(self, daemon: Daemon, pointer: Pointer, trial: Trial) -> None:
-        settings = daemon.config.trial
+    def __init__(self, daemon: Daemon, pointer: Pointer, trial: Trial, serving: Servable | None) -> None:
+        """`serving`: the version that serves meanwhile, whose last answers the candidate's are compared with."""
         self._daemon = daemon
         self._pointer = pointer
         self._trial = trial
@@ -44,20 +74,11 @@ class RunningTrial:
             return
         self._worker = worker
         worker.on_packet, worker.on_end = self._on_packet, self._on_end
-        kept = Path(daemon.config.state_dir) / "good" / pointer.model / pointer.digest.removeprefix("sha256:")
-        request = ipc.Trial(
-            directories=[str(Path(pointer.directory).absolute()), str(kept.absolute())],
-            model=pointer.model,
-            version=pointer.version,
-            digest=pointer.digest,
-            golden_rtol=settings.golden_rtol,
-            timeout_s=settings.timeout_s,
-            memory_limit_mb=settings.memory_limit_mb,
-            max_bytes=settings.max_version_mb << 20,
-            allow_code=pointer.digest in settings.allow_joblib,
-        )
-        worker.send(ipc.head(ipc.TRIAL) + msgspec.json.encode(request))
-        daemon.loop.call_in(settings.timeout_s, self._late)
+        described, live_fd = request(daemon.config, pointer), -1
+        if serving is not None and serving.pointer.digest != pointer.digest:
+            described.live, live_fd = _live(daemon.config.trial, serving.live)
+        worker.send(ipc.head(ipc.TRIAL) + msgspec.json.encode(described), live_fd)
+        daemon.loop.call_in(daemon.config.trial.timeout_s, self._late)
 
     def drop(self) -> None:
         """End it, passed or not; no more reports."""
@@ -98,41 +119,9 @@ class RunningTrial:
             platform=ready.platform,
             row_independent=ready.row_independent,
         )
-        scorers, rows, why = self._plans(ready, contract)
-        served = self._daemon.new_servable(pointer, contract, scorers, rows, why)
-        self._trial.passed(served, self._worker, ready.stages_ms)
-
-    def _plans(self, ready: ipc.Ready, contract: Contract) -> tuple[list[Scorer], int, str]:
-        """The worker's plans, checked, and for how many rows; or none, and why not. No reason to reject a version."""
-        daemon, why = self._daemon, ready.unplanned_why
-        if not daemon.config.plan.inline_rows:
-            return [], 0, "plan.inline_rows is 0"
-        if ready.planned:
-            try:
-                if self._worker is None or not self._worker.fds:
-                    raise PlanRefused("none came")
-                scorers = open_plans(self._worker.fds[0], daemon.config.trial.max_version_mb << 20)
-                shapes = [(scorer.n_features, scorer.n_outputs) for scorer in scorers]
-                if shapes != [(contract.n_features, width or 1) for _, width in contract.outputs]:
-                    raise PlanRefused(f"plans of {shapes} (features, outputs) don't fit the contract")
-                row_ns = _row_ns(scorers, contract)
-                rows = min(daemon.config.plan.inline_rows, _INLINE_NS // row_ns)
-                if not rows:
-                    raise PlanRefused(f"a row takes {row_ns // 1000} µs, too long for the front's loop")
-            except PlanError as error:
-                why = f"the worker's plan is refused: {error}"
-            else:
-                size = sum(scorer.checked.nbytes for scorer in scorers)
-                daemon.log(
-                    log.PLAN_SERVES,
-                    model=contract.model,
-                    version=contract.version,
-                    bytes=size,
-                    inline_rows=rows,
-                )
-                return scorers, rows, ""
-        daemon.log(log.PLAN_MISSING, model=contract.model, version=contract.version, reason=why)
-        return [], 0, why
+        served = self._daemon.new_servable(pointer, contract, ready.unplanned_why)
+        live = [msgspec.to_builtins(one) for one in ready.live]
+        self._trial.passed(served, self._worker, ready.stages_ms, live)
 
     def _on_end(self, how: str) -> None:
         """Also after it passed, as long as nobody took the worker over."""
@@ -158,15 +147,3 @@ class RunningTrial:
         if not self._over:
             self.drop()
             self._trial.aborted(reason)
-
-
-def _row_ns(scorers: list[Scorer], contract: Contract) -> int:
-    """What a row costs with these plans: the quickest of three, as the first meets cold caches."""
-    row = bytes(contract.n_features * 8)
-    took = []
-    for _ in range(3):
-        start = time.perf_counter_ns()
-        for scorer in scorers:
-            scorer.score_bytes(row, 1)
-        took.append(time.perf_counter_ns() - start)
-    return max(1, min(took))

@@ -99,7 +99,8 @@ class View:
 
     desired: Pointer | None
     serving: Resident | None = None
-    warm: Resident | None = None
+    #: The one that served last comes first.
+    warm: tuple[Resident, ...] = ()
     trial: OnTrial | None = None
     #: Digests that failed a trial or a probation.
     rejected: frozenset[str] = frozenset()
@@ -123,7 +124,7 @@ class Act(StrEnum):
     ABORT = "abort"  # the candidate couldn't be tried: again later
     REJECT = "reject"  # the candidate failed: remember its digest
     SWAP = "swap"  # the candidate serves, the serving version gets warm
-    SWAP_TO_WARM = "swap to warm"  # the wanted version is the warm one
+    SWAP_TO_WARM = "swap to warm"  # the wanted version is a warm one
     RELABEL = "relabel"  # the wanted version serves already: a new generation of it
     FALL_BACK = (
         "fall back"  # the serving version failed in probation or has no worker left: the warm one serves
@@ -142,9 +143,17 @@ def target(view: View) -> Pointer | None:
     return desired
 
 
+def way_back(view: View, version: str | None = None) -> Resident | None:
+    """The warm version that may serve again, where the one that serves mustn't; `version`: only that one."""
+    for one in view.warm:
+        if one.alive and one.fit and one.digest not in view.rejected and version in (None, one.version):
+            return one
+    return None
+
+
 def next_action(view: View) -> Act | None:
     """The next action, or None where all is as wanted."""
-    wanted, serving, warm, trial = target(view), view.serving, view.warm, view.trial
+    wanted, serving, trial = target(view), view.serving, view.trial
 
     if trial is not None and trial.outcome == "rejected":
         return Act.REJECT
@@ -154,7 +163,7 @@ def next_action(view: View) -> Act | None:
         return Act.DROP_TRIAL
 
     fall_back = serving is not None and (view.condemned or serving.lost)
-    if fall_back and warm is not None and warm.alive and warm.fit:
+    if fall_back and way_back(view) is not None:
         return Act.FALL_BACK
     if serving is not None and serving.short:
         return Act.REVIVE
@@ -167,7 +176,7 @@ def next_action(view: View) -> Act | None:
         return Act.WRITE_ROLLBACK if serving is not None and view.may_write else None
     if view.held and serving is not None:
         return None
-    if warm is not None and warm.alive and wanted.digest == warm.digest:
+    if any(one.alive and one.digest == wanted.digest for one in view.warm):
         return Act.SWAP_TO_WARM
     if trial is None:
         return Act.START_TRIAL if view.may_try else None

@@ -7,148 +7,26 @@ this with a seed and no process. Owned by one thread.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any
 
+from modeld import log
 from modeld.errors import RequestError, retryable
-from modeld.swap.policy import Act, OnTrial, Pointer, Resident, State, View, next_action, target
-from modeld.wire.contract import Contract
+from modeld.swap.backoff import Backoff
+from modeld.swap.policy import Act, OnTrial, Pointer, Resident, State, View, next_action, target, way_back
+from modeld.swap.ports import Binding, Ports, Rejection, Trial
+from modeld.swap.probation import Probation, Terms
+from modeld.swap.revival import Revival
+from modeld.swap.schema import describe_schema_change
+from modeld.swap.writeback import WriteBack
 
-#: Waits before the second, third, … try to replace a dead worker. Seconds.
-_REVIVAL_BACKOFF_S = (0.0, 0.1, 0.5, 1.0)
 #: Waits before a trial that couldn't be held is tried again. Seconds.
 _ABORT_BACKOFF_S = (0.1, 0.25, 0.5, 1.0, 2.0, 5.0)
 #: Trials in a row that couldn't be held after which an operator is told instead of waiting on.
 _TOLD_AFTER = 3
 #: Rejections that a restart remembers.
 _KEPT_REJECTIONS = 32
-#: Failed revivals in a row after which the version counts as lost.
-_LOST_AFTER = 2
 #: A swap or a rejection counts as the outcome of a reload that comes this much later. Seconds.
 _NEWS_S = 30.0
-#: Wait before a failed write to the source is tried again. Seconds.
-_WRITE_BACKOFF_S = (1.0, 2.0, 5.0, 15.0, 60.0)
-
-
-class Served(Protocol):
-    """What a slot needs of a version that passed its trial (the front's Servable)."""
-
-    pointer: Pointer
-    contract: Contract
-    state: State
-
-    @property
-    def alive(self) -> bool: ...
-    @property
-    def n_workers(self) -> int: ...
-    @property
-    def path(self) -> str: ...
-    @property
-    def unplanned_why(self) -> str: ...
-    @property
-    def pending(self) -> int: ...
-    def move(self, to: State) -> None: ...
-    def fail_all(self, error: Callable[[], RequestError]) -> None: ...
-    def hand_over(self, binding: Binding, error: Callable[[], RequestError]) -> None: ...
-    def close(self, *, kill: bool) -> None: ...
-
-
-class Candidate(Protocol):
-    """A trial under way: it reports to the slot that started it."""
-
-    def drop(self) -> None:
-        """End it; it reports nothing more."""
-
-
-class Ports(Protocol):
-    """The outside of a slot."""
-
-    def clock_ns(self) -> int: ...
-    def now(self) -> str:
-        """Wall clock, RFC 3339 UTC."""
-        ...
-
-    def call_in(self, delay_s: float, callback: Callable[[], None]) -> None: ...
-    def start_trial(self, pointer: Pointer, trial: Trial) -> Candidate: ...
-    def join(self, served: Any, worker: Any) -> None:
-        """A proven worker joins a version that serves already."""
-        ...
-
-    def write(self, model: str, expect: str, to: str | None, mark_failed: bool, reason: str, actor: str,
-              done: Callable[[WriteOutcome], None]) -> None: ...  # fmt: skip
-    def keep(self, binding: Binding, rejected: list[Rejection]) -> None:
-        """Keep a copy of the version, so that a restart can do without the source."""
-        ...
-
-    def event(self, kind: str, model: str, **fields: Any) -> None: ...
-    def log(self, event: str, **fields: Any) -> None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class WriteOutcome:
-    """What came of a write to the source; `code` None: it was done."""
-
-    code: str | None = None
-    error: str | None = None
-    from_version: str | None = None
-    to_version: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Binding:
-    """What a request is bound to when it is admitted: a version under a generation. Immutable."""
-
-    generation: int
-    served: Any
-    contract: Contract
-    digest: str
-    revision: int
-    since: str
-
-
-@dataclass(frozen=True, slots=True)
-class Rejection:
-    version: str
-    digest: str
-    stage: str
-    reason: str
-    at: str
-
-
-@dataclass(slots=True)
-class Trial:
-    """A candidate version, or a fresh worker of the one that serves; the edge fills in how it goes."""
-
-    pointer: Pointer
-    started_ns: int
-    report: Callable[[Trial], None]
-    state: State = State.ABSENT
-    outcome: Literal["ready", "rejected", "aborted"] | None = None
-    stage: str = ""
-    reason: str = ""
-    served: Any = None
-    worker: Any = None
-    #: What the worker's proof said of itself (milliseconds by stage).
-    stages_ms: dict[str, float] = field(default_factory=dict)
-    candidate: Candidate | None = None
-
-    def reached(self, state: State) -> None:
-        self.state = state
-
-    def passed(self, served: Any, worker: Any, stages_ms: dict[str, float]) -> None:
-        self.state, self.outcome = State.READY, "ready"
-        self.served, self.worker, self.stages_ms = served, worker, stages_ms
-        self.report(self)
-
-    def failed(self, stage: str, reason: str) -> None:
-        self.state, self.outcome = State.REJECTED, "rejected"
-        self.stage, self.reason = stage, reason
-        self.report(self)
-
-    def aborted(self, reason: str) -> None:
-        """It couldn't be held: no worker, no disk. That says nothing about the version."""
-        self.state, self.outcome, self.reason = State.REJECTED, "aborted", reason
-        self.report(self)
 
 
 class Slot:
@@ -162,16 +40,17 @@ class Slot:
         actor: str,
         rollback_on_reject: bool,
         allow_schema_change: bool,
-        probation_s: float,
-        probation_requests: int,
+        probation: Terms,
         workers: int = 1,
+        keep_warm: int = 1,
+        drain_timeout_s: float = 10.0,
     ) -> None:
         self.model = model
         self.desired: Pointer | None = None
         self.serving: Binding | None = None
-        self.warm: Binding | None = None
+        #: Versions that served before and still can; the one that served last comes first.
+        self.warm: list[Binding] = []
         self.trial: Trial | None = None
-        self.revival: Trial | None = None
         self.retiring: list[Any] = []
         self.rejected: dict[str, Rejection] = {}
         self.last_rejection: Rejection | None = None
@@ -179,6 +58,10 @@ class Slot:
         self.condemned: str | None = None
         self.generation = 0
         self.degraded: dict[str, str] = {}
+        #: How the version that was swapped in last differed from the one before, on live rows.
+        self.compared: list[dict[str, Any]] = []
+        #: What the last swap took of the loop's time, all told. µs.
+        self.swap_pause_us: int | None = None
         self._news: tuple[str, int] | None = None
         #: Called after every reconcile that ends with nothing under way.
         self.waiters: list[Callable[[], bool]] = []
@@ -186,18 +69,15 @@ class Slot:
         self._actor = actor
         self._rollback_on_reject = rollback_on_reject
         self._allow_schema_change = allow_schema_change
-        self._probation_s = probation_s
-        self._probation_requests = probation_requests
         self._workers = workers
-        self._probation_until_ns = 0
-        self._probation_left = 0
-        self._revival_failures = 0
-        self._revival_due_ns = 0
-        self._writing = False
-        self._write_failures = 0
-        self._write_due_ns = 0
-        self._aborts = 0
-        self._abort_due_ns = 0
+        self._keep_warm = keep_warm
+        self._drain_ns = int(drain_timeout_s * 1e9)
+        #: What was superseded and has requests to answer, and since when.
+        self._drains: list[tuple[Any, int]] = []
+        self._probation = Probation(probation, ports.clock_ns)
+        self._revival = Revival(model, ports, self.degraded, self.reconcile)
+        self._write_back = WriteBack(model, ports, actor, self.degraded, self.reconcile)
+        self._aborts = Backoff(*_ABORT_BACKOFF_S)
         self._unfit: frozenset[str] = frozenset()
         self._kept: Pointer | None = None
         self._rolling_back = False
@@ -209,7 +89,7 @@ class Slot:
         self._kept = kept
         self.generation = generation
         self.rejected = {rejection.digest: rejection for rejection in rejected}
-        self.last_rejection = rejected[-1] if rejected else None
+        self.last_rejection = next((one for one in reversed(rejected) if not one.actor), None)
 
     def observe(self, desired: Pointer | None, unfit: frozenset[str] = frozenset()) -> None:
         """The source says this now. None: it names no version, and what serves goes on serving.
@@ -217,12 +97,47 @@ class Slot:
         `unfit`: digests that the source has marked as failed, archived or deleted.
         """
         if desired != self.desired:
-            self._aborts = self._abort_due_ns = self._write_failures = self._write_due_ns = 0
-            for cause in ("trial", "source"):
-                self.degraded.pop(cause, None)
+            self._tried()
+            self._write_back.reset()
+            self._forget_rollback(desired)
         self.desired = desired
         self._unfit = unfit
         self.reconcile()
+
+    def source_is_back(self) -> None:
+        """The source can be read again: what is to be written to it needn't wait."""
+        self._write_back.hurry()
+
+    def roll_back_here(self, to: str | None, reason: str, actor: str, *, mark_failed: bool, why: str) -> bool:
+        """Go back to a warm version at once, on an operator's word, though the source can't be written (`why`).
+
+        The source gets the record when it can, if it still names the version that was rolled back from.
+
+        Returns:
+            False where there is no warm version to go back to, or not the one named by `to`.
+        """
+        back = way_back(self.view(), to)
+        if self.serving is None or back is None:
+            return False
+        failed = self.serving.served.pointer
+        rejection = Rejection(
+            failed.version, failed.digest, "rollback", reason, self._ports.now(), actor, mark_failed
+        )
+        self.rejected[failed.digest] = rejection
+        self._write_back.is_behind(rejection, why)
+        served = self._take_warm(back.digest)
+        self._serve(served, served.pointer, "rollback", reason=reason, actor=actor)
+        self._keep()
+        self.reconcile()
+        return True
+
+    def _forget_rollback(self, desired: Pointer | None) -> None:
+        """The source has moved on from what an operator rolled back from: its own word on that version holds."""
+        old = self.desired
+        if old is not None and desired is not None and desired.digest != old.digest:
+            rejection = self.rejected.get(old.digest)
+            if rejection is not None and rejection.actor:
+                del self.rejected[old.digest]
 
     def rolling_back(self, under_way: bool) -> None:
         """An operator has this model's pointer moved back: the next swap to the warm version is that rollback."""
@@ -230,14 +145,14 @@ class Slot:
 
     def worker_died(self, served: Any, how: str) -> None:
         """A worker of a resident version is gone."""
-        self._ports.log("worker_died", model=self.model, version=served.contract.version, how=how)
+        self._ports.log(log.WORKER_DIED, model=self.model, version=served.contract.version, how=how)
         if self.serving is not None and served is self.serving.served:
-            if self.on_probation and self.warm is not None and self.warm.served.alive:
+            if self.on_probation and any(one.served.alive for one in self.warm):
                 self.condemned = f"{how} in probation"
-        elif self.warm is not None and served is self.warm.served and not served.alive:
+        elif (old := next((one for one in self.warm if one.served is served), None)) and not served.alive:
             served.fail_all(self._gone)
+            self.warm.remove(old)
             self._retire(served)
-            self.warm = None
         elif served in self.retiring and not served.alive:
             served.fail_all(self._gone)
         self.reconcile()
@@ -245,25 +160,37 @@ class Slot:
     def bad_output(self, served: Any, what: str) -> None:
         """A served version said what it must not say."""
         if self.serving is not None and served is self.serving.served and self.on_probation:
-            self.condemned = f"{what} in probation"
-            self._ports.call_in(0, self.reconcile)
+            self._condemn(what)
 
-    def replied(self) -> None:
-        """A reply by the serving version."""
-        if self._probation_left > 1:
-            self._probation_left -= 1
-        elif self._probation_left:
-            self._probation_until_ns = 0
+    def replied(self, took_us: int) -> None:
+        """A reply by the serving version, `took_us` after its request was admitted."""
+        if (why := self._probation.replied(took_us)) is not None:
+            self._condemn(why)
+
+    def erred(self) -> None:
+        """An error of ours in place of a reply by the serving version."""
+        if (why := self._probation.erred()) is not None:
+            self._condemn(why)
+
+    def _condemn(self, what: str) -> None:
+        """The serving version failed its probation. What follows isn't for the middle of a batch."""
+        self.condemned = f"{what} in probation"
+        self._ports.call_in(0, self.reconcile)
 
     @property
     def on_probation(self) -> bool:
-        return self._probation_left > 0 and self._ports.clock_ns() < self._probation_until_ns
+        return self._probation.on
+
+    @property
+    def revival(self) -> Trial | None:
+        """The proof of another worker for the version that serves, if one is under way."""
+        return self._revival.trial
 
     @property
     def settled(self) -> bool:
         """Nothing is under way."""
         waits = self.trial is None or (self.held is not None and self.trial.outcome == "ready")
-        return waits and not self._writing and not 0 < self._aborts < _TOLD_AFTER
+        return waits and not self._write_back.under_way and not 0 < self._aborts.failures < _TOLD_AFTER
 
     def forgive(self) -> None:
         """Forget that the wanted version was rejected, and try it once more."""
@@ -281,8 +208,7 @@ class Slot:
         return news[0]
 
     def view(self) -> View:
-        now = self._ports.clock_ns()
-        serving = warm = None
+        serving = None
         if (binding := self.serving) is not None:
             alive = binding.served.alive
             serving = Resident(
@@ -290,21 +216,21 @@ class Slot:
                 binding.digest,
                 binding.revision,
                 alive=alive,
-                short=(
-                    binding.served.n_workers < self._workers
-                    and self.revival is None
-                    and now >= self._revival_due_ns
-                ),
-                lost=not alive and self._revival_failures >= _LOST_AFTER,
+                short=binding.served.n_workers < self._workers and self._revival.due,
+                lost=not alive and self._revival.hopeless,
             )
-        if self.warm is not None:
-            warm = Resident(
-                self.warm.contract.version,
-                self.warm.digest,
-                self.warm.revision,
-                alive=self.warm.served.alive,
-                fit=self.warm.digest not in self._unfit,
+        warm = tuple(
+            Resident(
+                one.contract.version,
+                one.digest,
+                one.revision,
+                alive=one.served.alive,
+                fit=one.digest not in self._unfit,
             )
+            for one in self.warm
+        )
+        rejection = self.rejected.get(self.desired.digest) if self.desired is not None else None
+        writes = self._rollback_on_reject or (rejection is not None and bool(rejection.actor))
         return View(
             desired=self.desired,
             serving=serving,
@@ -313,53 +239,71 @@ class Slot:
             rejected=frozenset(self.rejected),
             held=self.held is not None,
             condemned=self.condemned is not None,
-            may_write=self._rollback_on_reject and not self._writing and now >= self._write_due_ns,
+            may_write=writes and self._write_back.due,
             kept=self._kept,
-            aborted=self._aborts > 0,
-            may_try=now >= self._abort_due_ns,
+            aborted=self._aborts.failures > 0,
+            may_try=self._ports.clock_ns() >= self._aborts.due_ns,
         )
 
     def reconcile(self) -> None:
         """Act until all is as wanted, or as near as it can be now."""
         while (act := next_action(self.view())) is not None:
+            start_ns = self._ports.clock_ns()
             _ACTS[act](self)
+            if act in _SWAPS:
+                self.swap_pause_us = (self._ports.clock_ns() - start_ns) // 1000
         if self.settled:
             self.waiters = [waiter for waiter in self.waiters if not waiter()]
 
     def tick(self) -> None:
         """Now and then: what drained gets warm or is retired, and what was put off is looked at again."""
-        if (
-            self.warm is not None
-            and self.warm.served.state == State.DRAINING
-            and not self.warm.served.pending
-        ):
-            self.warm.served.move(State.WARM)
-        if self._probation_left and not self.on_probation:
-            self._probation_left = 0
-            self._ports.log("probation_passed", model=self.model, generation=self.generation)
+        self._end_drains()
+        if (why := self._probation.tick()) is not None:
+            self._condemn(why)
+        if self._probation.passed():
+            self._ports.log(log.PROBATION_PASSED, model=self.model, generation=self.generation)
             self._keep()
-        for served in [served for served in self.retiring if not served.pending]:
-            self.retiring.remove(served)
-            served.close(kill=False)
+            self._let_go_of_warm()
         self.reconcile()
+
+    def _end_drains(self) -> None:
+        """What has answered everything is warm, or closed; what hasn't by the deadline refuses the rest."""
+        now = self._ports.clock_ns()
+        for drain in list(self._drains):
+            served, since_ns = drain
+            late = now - since_ns >= self._drain_ns
+            if served.pending and not late:
+                continue
+            self._drains.remove(drain)
+            if served.state is State.RETIRED:
+                served.fail_all(self._too_late)
+                self.retiring.remove(served)
+                served.close(kill=late)
+            else:
+                # Requests that name this version by now keep coming: only those of before are late.
+                served.refuse_before(since_ns, self._too_late)
+                served.move(State.WARM)
 
     def close(self) -> None:
         """Let every worker go; what is still unanswered is refused."""
-        for trial in (self.trial, self.revival):
-            if trial is not None and trial.candidate is not None:
-                trial.candidate.drop()
-        self.trial = self.revival = None
-        resident = [binding.served for binding in (self.warm, self.serving) if binding is not None]
-        for served in [*self.retiring, *resident]:
+        self._end_trial()
+        self._revival.end()
+        self._drains.clear()
+        for served in self.residents():
             served.fail_all(_shutting_down)
             served.close(kill=False)
+
+    def residents(self) -> list[Any]:
+        """Every version that has workers or requests: serving, warm, retiring."""
+        serving = [self.serving.served] if self.serving is not None else []
+        return [*serving, *(one.served for one in self.warm), *self.retiring]
 
     # -- the acts
 
     def _start_trial(self) -> None:
         wanted = target(self.view())
         assert wanted is not None
-        self._ports.log("trial_started", model=self.model, version=wanted.version, revision=wanted.revision)
+        self._ports.log(log.TRIAL_STARTED, model=self.model, version=wanted.version, revision=wanted.revision)
         self.trial = trial = Trial(wanted, self._ports.clock_ns(), self._trial_over)
         candidate = self._ports.start_trial(wanted, trial)
         trial.candidate = candidate
@@ -368,15 +312,15 @@ class Slot:
         trial = self.trial
         assert trial is not None
         self._end_trial()
-        delay_s = _ABORT_BACKOFF_S[min(self._aborts, len(_ABORT_BACKOFF_S) - 1)]
-        self._aborts += 1
-        self._abort_due_ns = self._ports.clock_ns() + int(delay_s * 1e9)
+        delay_s = self._aborts.failed(self._ports.clock_ns())
         self.degraded["trial"] = f"{trial.pointer.version} can't be tried: {trial.reason}"
-        self._ports.log("trial_aborted", model=self.model, version=trial.pointer.version, reason=trial.reason)
+        self._ports.log(
+            log.TRIAL_ABORTED, model=self.model, version=trial.pointer.version, reason=trial.reason
+        )
         self._ports.call_in(delay_s, self.reconcile)
 
     def _tried(self) -> None:
-        self._aborts = self._abort_due_ns = 0
+        self._aborts.reset()
         self.degraded.pop("trial", None)
 
     def _trial_over(self, trial: Trial) -> None:
@@ -398,7 +342,10 @@ class Slot:
     def _drop_trial(self) -> None:
         assert self.trial is not None
         self._ports.log(
-            "trial_dropped", model=self.model, version=self.trial.pointer.version, state=str(self.trial.state)
+            log.TRIAL_DROPPED,
+            model=self.model,
+            version=self.trial.pointer.version,
+            state=str(self.trial.state),
         )
         self._end_trial()
 
@@ -420,7 +367,7 @@ class Slot:
         self._news = ("rejected", self._ports.clock_ns())
         serving = self.serving.contract.version if self.serving is not None else None
         self._ports.log(
-            "rejected", model=self.model, version=pointer.version, stage=stage, reason=reason, serving=serving,
+            log.REJECTED, model=self.model, version=pointer.version, stage=stage, reason=reason, serving=serving,
             digest=pointer.digest,
         )  # fmt: skip
         self._ports.event(
@@ -438,35 +385,47 @@ class Slot:
         if self.serving is not None:
             self._news = ("swapped", self._ports.clock_ns())
         self._ports.join(trial.served, trial.worker)
-        self._serve(trial.served, wanted, "swap", trial_ms=round(took_ms, 1), stages_ms=trial.stages_ms)
-        self._begin_probation()
-        if self.warm is None:
+        self.compared = trial.live
+        self._serve(
+            trial.served, wanted, "swap", trial.live, trial_ms=round(took_ms, 1), stages_ms=trial.stages_ms
+        )
+        self._probation.begin()
+        self._let_go_of_warm()
+        if not self.warm:
             self._keep()  # nothing better is kept from before
 
     def _swap_to_warm(self) -> None:
         assert self.desired is not None
-        assert self.warm is not None
-        assert self.desired is not None
-        served, self.warm = self.warm.served, None
+        served = self._take_warm(self.desired.digest)
         self._news = ("swapped", self._ports.clock_ns())
         back = self._rolling_back or (self.serving is not None and self.serving.digest in self._unfit)
         self._serve(served, self.desired, "rollback" if back else "swap")
+        self._let_go_of_warm()
         self._keep()
 
     def _fall_back(self) -> None:
+        back = way_back(self.view())
         assert self.serving is not None
-        assert self.warm is not None
+        assert back is not None
         failed, reason = self.serving.served.pointer, self.condemned
-        served, self.warm = self.warm.served, None
+        served = self._take_warm(back.digest)
         if reason is not None:
             self._remember(failed, "probation", reason)
         else:
             # It has no worker and none can be made: that is the machine's trouble, so it is tried again later.
             reason = f"no worker of {failed.version} can be started"
         self._serve(served, served.pointer, "rollback", reason=reason, actor=self._actor)
+        self._let_go_of_warm()
         self._keep()
 
-    def _serve(self, served: Any, pointer: Pointer, kind: str, **fields: Any) -> None:
+    def _serve(
+        self,
+        served: Any,
+        pointer: Pointer,
+        kind: str,
+        live: list[dict[str, Any]] | None = None,
+        **fields: Any,
+    ) -> None:
         """The swap: one assignment, between two requests. Everything else here is about the version before."""
         old = self.serving
         same_as_before = old is None and self._kept is not None and self._kept.digest == served.pointer.digest
@@ -482,10 +441,11 @@ class Slot:
         )
         self.condemned = None
         self._rolling_back = False
-        self._probation_left = 0
-        self._end_revival()
+        self._probation.end()
+        self._revival.end()
         if old is not None:
             self._put_aside(old)
+        self._ports.prove(served)
         told = {
             "from": old.contract.version if old is not None else None,
             "to": served.contract.version,
@@ -494,36 +454,57 @@ class Slot:
             "reason": fields.pop("reason", pointer.reason),
             "actor": fields.pop("actor", pointer.actor),
         }
-        self._ports.log("swapped" if kind == "swap" else "rolled_back", model=self.model, **told, **fields)
+        if live:
+            told["live"] = live
+        self._ports.log(
+            log.SWAPPED if kind == "swap" else log.ROLLED_BACK, model=self.model, **told, **fields
+        )
         self._ports.event(kind, self.model, **told)
 
     def _put_aside(self, old: Binding) -> None:
-        """The version that served becomes the warm one, and the warm one before it is retired.
-
-        One that is dead or rejected is no use as a warm one: then the one before it stays.
-        """
+        """The version that served stays warm, unless it is dead or rejected and so no use as a warm one."""
         if not old.served.alive:
             old.served.hand_over(self.serving, self._gone)
         if not old.served.alive or old.digest in self.rejected:
             self._retire(old.served)
             return
-        if self.warm is not None:
-            self._retire(self.warm.served)
         old.served.move(State.DRAINING)
-        self.warm = old
+        self.warm.insert(0, old)
+        self._drains.append((old.served, self._ports.clock_ns()))
+
+    def _take_warm(self, digest: str) -> Any:
+        """The warm version of this digest, which is about to serve."""
+        binding = next(one for one in self.warm if one.digest == digest and one.served.alive)
+        self.warm.remove(binding)
+        self._drains = [drain for drain in self._drains if drain[0] is not binding.served]
+        return binding.served
+
+    def _let_go_of_warm(self) -> None:
+        """No more warm versions than asked for; but one, while there may be a way back to go."""
+        while len(self.warm) > max(self._keep_warm, self.on_probation):
+            self._retire(self.warm.pop().served)
 
     def _keep(self) -> None:
         assert self.serving is not None
         self._ports.keep(self.serving, list(self.rejected.values())[-_KEPT_REJECTIONS:])
 
     def _retire(self, served: Any) -> None:
-        self._ports.log("version_retired", model=self.model, version=served.contract.version)
+        self._ports.log(log.RETIRED, model=self.model, version=served.contract.version)
         served.move(State.RETIRED)
         self.retiring.append(served)
+        if all(drain[0] is not served for drain in self._drains):
+            self._drains.append((served, self._ports.clock_ns()))
 
     def _gone(self) -> RequestError:
         return retryable(
             "NOT_READY", f"{self.model}: the version that took the request is gone; send it again"
+        )
+
+    def _too_late(self) -> RequestError:
+        return retryable(
+            "DRAINING",
+            f"{self.model}: the version that took the request was superseded and didn't answer within "
+            f"limits.drain_timeout_s = {self._drain_ns / 1e9:g} s; send it again",
         )
 
     def _relabel(self) -> None:
@@ -535,7 +516,7 @@ class Slot:
             self.generation, old.served, old.contract, old.digest, self.desired.revision, old.since
         )
         self._ports.log(
-            "relabelled", model=self.model, version=old.contract.version, generation=self.generation
+            log.RELABELLED, model=self.model, version=old.contract.version, generation=self.generation
         )
         self._ports.event(
             "state", self.model, **{"from": old.contract.version, "to": old.contract.version},
@@ -544,84 +525,22 @@ class Slot:
         if not self.on_probation:
             self._keep()
 
-    def _begin_probation(self) -> None:
-        self._probation_left = self._probation_requests
-        self._probation_until_ns = self._ports.clock_ns() + int(self._probation_s * 1e9)
-
     def _revive(self) -> None:
         assert self.serving is not None
-        served = self.serving.served
-        self._ports.log("starting_worker", model=self.model, version=served.contract.version)
-        self.revival = Trial(served.pointer, self._ports.clock_ns(), self._revival_over)
-        self.revival.candidate = self._ports.start_trial(served.pointer, self.revival)
-
-    def _revival_over(self, revival: Trial) -> None:
-        if revival is not self.revival:
-            return
-        self.revival = None
-        assert self.serving is not None
-        served = self.serving.served
-        if revival.outcome == "ready" and revival.served.contract == served.contract:
-            self._revival_failures = 0
-            self._ports.log("worker_joined", model=self.model, version=served.contract.version)
-            self.degraded.pop("worker", None)
-            self._ports.join(served, revival.worker)
-        else:
-            if revival.candidate is not None:
-                revival.candidate.drop()
-            self._revival_failures += 1
-            why = revival.reason or "it has other features, outputs or settings than before"
-            self.degraded["worker"] = f"no worker of {served.contract.version}: {why}"
-            delay_s = _REVIVAL_BACKOFF_S[min(self._revival_failures, len(_REVIVAL_BACKOFF_S) - 1)]
-            self._revival_due_ns = self._ports.clock_ns() + int(delay_s * 1e9)
-            if self._revival_failures >= _LOST_AFTER:
-                served.fail_all(self._gone)
-            self._ports.call_in(delay_s, self.reconcile)
-        self.reconcile()
-
-    def _end_revival(self) -> None:
-        self._revival_failures = 0
-        self.degraded.pop("worker", None)
-        revival, self.revival = self.revival, None
-        if revival is not None and revival.candidate is not None:
-            revival.candidate.drop()
+        self._revival.start(self.serving.served, self._gone)
 
     def _write_rollback(self) -> None:
         """Point the source back to what serves, if it still names what was rejected."""
-        assert self.serving is not None
         assert self.desired is not None
-        rejection = self.rejected[self.desired.digest]
-        reason = f"{rejection.stage}: {rejection.reason}"
-        self._writing = True
 
-        def done(outcome: WriteOutcome) -> None:
-            self._writing = False
-            if outcome.code is None:
-                self._write_failures = 0
-                self.degraded.pop("source", None)
-                told = {"from": outcome.from_version, "to": outcome.to_version, "generation": self.generation}
-                self._ports.log("rolled_back", model=self.model, **told, reason=reason, actor=self._actor)
-                digest = self.serving.digest if self.serving else None
-                self._ports.event(
-                    "rollback", self.model, **told, digest=digest, reason=reason, actor=self._actor
-                )
-            else:
-                # A conflict mostly means that the pointer has moved on; what it names then clears this.
-                delay_s = _WRITE_BACKOFF_S[min(self._write_failures, len(_WRITE_BACKOFF_S) - 1)]
-                self._write_failures += 1
-                self._write_due_ns = self._ports.clock_ns() + int(delay_s * 1e9)
-                self.degraded["source"] = (
-                    f"the rejection of {rejection.version} isn't written: {outcome.error}"
-                )
-                self._ports.log("source_write_failed", model=self.model, error=outcome.error)
-                self._ports.call_in(delay_s, self.reconcile)
-            self.reconcile()
+        def serving() -> Binding:
+            assert self.serving is not None
+            return self.serving
 
-        self._ports.write(
-            self.model, self.desired.version, self.serving.contract.version, True, reason, self._actor, done
-        )
+        self._write_back.start(self.rejected[self.desired.digest], serving, lambda: self.desired)
 
 
+_SWAPS = frozenset({Act.SWAP, Act.SWAP_TO_WARM, Act.FALL_BACK})
 _ACTS: dict[Act, Callable[[Slot], None]] = {
     Act.DROP_TRIAL: Slot._drop_trial,
     Act.ABORT: Slot._abort,
@@ -638,20 +557,3 @@ _ACTS: dict[Act, Callable[[Slot], None]] = {
 
 def _shutting_down() -> RequestError:
     return retryable("DRAINING", "this daemon is shutting down; ask another")
-
-
-def describe_schema_change(old: Contract, new: Contract) -> str:
-    """How the features differ, in one sentence."""
-    added = [name for name in new.features if name not in old.index]
-    gone = [name for name in old.features if name not in new.index]
-    if added or gone:
-        return (
-            f"other features than {old.version}: {_some('new', added)}, {_some('gone', gone)}; if its clients know, "
-            "allow it with: modelreg promote --allow-schema-change"
-        )
-    return f"the features of {old.version} in another order"
-
-
-def _some(what: str, names: list[str]) -> str:
-    shown = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
-    return f"{len(names)} {what}" + (f" ({shown})" if names else "")

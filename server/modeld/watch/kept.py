@@ -64,9 +64,11 @@ class KeptVersions:
         if not directory.exists():
             self._copy(Path(pointer.directory), directory, pointer.digest)
         DISK.write_replace(self._record(pointer.model), msgspec.json.encode(request.kept))
-        for other in directory.parent.iterdir():
-            if other != directory:
-                shutil.rmtree(other, ignore_errors=True)
+        os.utime(directory)
+        others = sorted((other for other in directory.parent.iterdir() if other != directory), key=_age)
+        # The one before stays: a rollback while the source is away needs it for a restart.
+        for other in others[:-1]:
+            shutil.rmtree(other, ignore_errors=True)
 
     def _directory(self, pointer: Pointer) -> Path:
         return self._good / check_model_name(pointer.model) / pointer.digest.removeprefix("sha256:")
@@ -81,6 +83,10 @@ class KeptVersions:
         if digest_of(checksum) != digest:
             raise RegistryError(f"{source}: its {CHECKSUM_FILE} is sealed in another form; no copy is kept")
         write_copy({**sealed.files, CHECKSUM_FILE: checksum}, target)
+
+
+def _age(directory: Path) -> int:
+    return directory.stat().st_mtime_ns
 
 
 def write_copy(files: dict[str, bytes], target: Path) -> None:

@@ -54,6 +54,9 @@ class Remembered(msgspec.Struct):
     stage: str
     reason: str
     at: str
+    #: The operator who rolled back from it; empty: the daemon found it out.
+    actor: str = ""
+    mark_failed: bool = True
 
 
 class Kept(msgspec.Struct):

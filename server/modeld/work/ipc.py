@@ -3,10 +3,14 @@
 One message is one packet: a 32-byte head (kind, rows, columns, job, nanoseconds), then its payload. No pickle, and no
 length field that a peer could lie with: the packet's own length is the length.
 
-    front -> worker   TRIAL (JSON Trial) · PREDICT (float64 rows inline) · PREDICT_MEMFD (rows in the descriptor)
-    worker -> front   STAGE (name) · READY (JSON Ready; with a sealed memfd if it has plans) · REJECTED (JSON Rejected)
+    front -> worker   TRIAL (JSON Trial; with a memfd if there are live rows): prove the version, then serve it
+                      PREDICT (float64 rows inline) · PREDICT_MEMFD (rows in the descriptor)
+                      USE_PLANS (a sealed memfd): predict with these from now on
+    worker -> front   STAGE (name) · READY (JSON Ready) · REJECTED (JSON Rejected)
                       RESULT (float64 outputs inline; for a memfd job they are in the memfd, behind the rows)
-                      FAILED (a sentence)
+
+    front -> prover   PROVE (JSON Trial): compile and prove plans of the version
+    prover -> front   PLANS (JSON Planned; with a sealed memfd if there are any), and it exits
 
 Outputs are laid out estimator after estimator, each row-major. The front reads every result with its own copy and
 checks length, job and finiteness: a worker is not trusted.
@@ -19,8 +23,8 @@ import struct
 import msgspec
 
 HEAD = struct.Struct("<B3xIIIQQ")
-TRIAL, PREDICT, PREDICT_MEMFD = 1, 2, 3
-STAGE, READY, REJECTED, RESULT, FAILED = 16, 17, 18, 19, 20
+TRIAL, PREDICT, PREDICT_MEMFD, USE_PLANS, PROVE = 1, 2, 3, 4, 5
+STAGE, READY, REJECTED, RESULT, PLANS = 16, 17, 18, 19, 20
 
 #: A payload up to this size travels in the packet; a larger matrix travels as a memfd. Bytes. The kernel's default
 #: socket buffer (208 KiB) holds two of them.
@@ -33,9 +37,35 @@ def head(kind: int, *, rows: int = 0, columns: int = 0, job: int = 0, ns: int = 
     return HEAD.pack(kind, rows, columns, 0, job, ns)
 
 
+class Live(msgspec.Struct):
+    """Rows that were answered lately, in the memfd that comes with the trial: `rows` × features, then the answers
+    output by output, all row-major float64. The limits are those of the trial's settings, None where there is none."""
+
+    version: str
+    n_features: int
+    #: Of the ordered feature list.
+    fingerprint: str
+    outputs: list[tuple[str, int]]
+    rows: int
+    max_mean_abs_diff: float | None = None
+    min_rank_correlation: float | None = None
+
+
+class LiveDifference(msgspec.Struct):
+    """How a candidate's answers differ from the serving version's on the same rows, in one output.
+
+    `rank_correlation` is Spearman's; None where all the values of one side are equal.
+    """
+
+    output: str
+    rows: int
+    mean_abs_diff: float
+    rank_correlation: float | None
+
+
 class Trial(msgspec.Struct):
-    """What a worker is to prove. The first of `directories` that can be read has the sealed version; nothing of it is
-    believed but what fits `digest`."""
+    """What a worker or a prover is to prove. The first of `directories` that can be read has the sealed version;
+    nothing of it is believed but what fits `digest`."""
 
     directories: list[str]
     model: str
@@ -47,6 +77,10 @@ class Trial(msgspec.Struct):
     max_bytes: int
     #: Whether pickled parts, which are code, may be loaded.
     allow_code: bool = False
+    #: A row may take this long.
+    max_row_us: float = 50_000
+    #: What to compare with; a memfd comes with it.
+    live: Live | None = None
 
 
 class Ready(msgspec.Struct):
@@ -63,8 +97,9 @@ class Ready(msgspec.Struct):
     #: A row's outputs don't depend on the rows beside it, to the bit: rows of several requests may be put together.
     row_independent: bool
     stages_ms: dict[str, float]
-    #: Whether a sealed memfd with a plan for each output comes with this message; if not, why not.
-    planned: bool = False
+    #: What came of the comparison on live rows; empty where there was nothing to compare with.
+    live: list[LiveDifference]
+    #: Why there can be no plans; empty: a prover may find some.
     unplanned_why: str = ""
 
 
@@ -73,4 +108,15 @@ class Rejected(msgspec.Struct):
 
     stage: str
     reason: str
+    again: bool = False
+
+
+class Planned(msgspec.Struct):
+    """What a prover found: a sealed memfd with a proved plan for each output comes with this, or `why` there is none.
+
+    `again`: the files can't be had now, which says nothing about the version.
+    """
+
+    took_ms: float
+    why: str = ""
     again: bool = False

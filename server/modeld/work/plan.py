@@ -1,4 +1,4 @@
-"""A worker's plans: compiled from the version it has loaded, and proved against it bit for bit."""
+"""A prover's plans: compiled from the version it has loaded, and proved against it bit for bit."""
 
 from __future__ import annotations
 
@@ -19,14 +19,21 @@ Matrix = NDArray[np.float64]
 _ODDITIES = (PlanError, ValueError, TypeError, LookupError, ArithmeticError, MemoryError)
 
 
+def why_none(sealed: Sealed, model: LoadedModel) -> str:
+    """Why there can be no plans of this version; empty where there may be some."""
+    if (why := kernel.why_missing()) is not None:
+        return why
+    if set(model.boosters) != set(model.outputs):
+        return f"no plans for the format {sealed.metadata.format}"
+    return ""
+
+
 def make(
     sealed: Sealed, model: LoadedModel, rows: Matrix, outputs: list[Matrix]
 ) -> tuple[list[bytearray], str]:
     """A proved plan for each output; or none, and why not. `outputs` is what the model makes of `rows`."""
-    if (why := kernel.why_missing()) is not None:
+    if why := why_none(sealed, model):
         return [], why
-    if set(model.boosters) != set(model.outputs):
-        return [], f"no plans for the format {sealed.metadata.format}"
     plans = []
     as_text = sealed.metadata.format == "lightgbm-text"
     for (output, file), expected in zip(loaders.estimators(sealed).items(), outputs, strict=True):

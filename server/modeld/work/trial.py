@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from modeld.work import ipc, plan
+from modeld.work import ipc, live, plan
 from modeld.work.engine import Engine, Matrix
 from modelreg import golden as golden_rows
 from modelreg import loaders
@@ -18,10 +19,14 @@ from modelreg.errors import NotFoundError, RegistryError, StoreUnavailableError
 from modelreg.goldenrows import synthesise
 from modelreg.lgbtext import parse_header
 from modelreg.loaders import LoadedModel
+from modelreg.metadata import schema_fingerprint
 from modelreg.sealed import Sealed, read_sealed
 
 #: Rows made up for the proof where a version has no golden rows, and the share of NaN in them.
 _STAND_IN_ROWS, _NAN_FRACTION = 256, 0.02
+#: A time over the budget is taken again, in case the machine was busy: so often in all, but not where it is so many
+#: times over it.
+_TIMED, _FAR_OVER = 3, 20
 
 
 class TrialFailed(Exception):
@@ -34,8 +39,8 @@ class TrialFailed(Exception):
         self.again = again
 
 
-def prove(trial: ipc.Trial, stage: Callable[[str], None]) -> tuple[Engine, ipc.Ready, list[bytearray]]:
-    """Verify, load and validate `trial`; report each stage as it begins. The plans are proved too, if there are any.
+def prove(trial: ipc.Trial, live_fd: int, stage: Callable[[str], None]) -> tuple[Engine, ipc.Ready]:
+    """Verify, load and validate `trial`; report each stage as it begins. `live_fd` has what `trial.live` describes.
 
     Raises:
         TrialFailed: with the stage and the reason. A model that kills its loader kills this process instead.
@@ -71,7 +76,7 @@ def prove(trial: ipc.Trial, stage: Callable[[str], None]) -> tuple[Engine, ipc.R
                 f"the model takes {model.n_features} features, metadata.json lists {len(features)}",
             )
         _check_names(model, features)
-        rows = golden.rows if golden is not None else _stand_in_rows(sealed)
+        rows = _rows(sealed, golden)
         if rows.shape[1] != len(features):
             raise TrialFailed(
                 "validating", f"golden rows have {rows.shape[1]} columns for {len(features)} features"
@@ -80,6 +85,7 @@ def prove(trial: ipc.Trial, stage: Callable[[str], None]) -> tuple[Engine, ipc.R
         outputs = [np.ascontiguousarray(out, np.float64) for out in model.predict(rows)]
         row_us = (time.perf_counter() - start) / len(rows) * 1e6
         _check_shapes(model.outputs, outputs, len(rows))
+        _check_time(model, rows, row_us, trial.max_row_us)
         if golden is not None:
             answers = dict(zip(model.outputs, outputs, strict=True))
             libraries = library_versions(tuple(golden.libraries))
@@ -87,9 +93,7 @@ def prove(trial: ipc.Trial, stage: Callable[[str], None]) -> tuple[Engine, ipc.R
                 raise TrialFailed("validating", f"golden rows: {difference}")
         engine = Engine(model, [1 if out.ndim == 1 else out.shape[1] for out in outputs])
         fast = engine.prove_fast_path(rows, outputs)
-        start = time.perf_counter()
-        plans, unplanned_why = plan.make(sealed, model, rows, outputs)
-        timings["plan"] = round((time.perf_counter() - start) * 1e3, 3)
+        differences = _compare_live(trial.live, live_fd, model, features)
     ready = ipc.Ready(
         features=features,
         schema=sealed.metadata.schema or "",
@@ -104,10 +108,30 @@ def prove(trial: ipc.Trial, stage: Callable[[str], None]) -> tuple[Engine, ipc.R
         fast_path=fast,
         row_independent=engine.row_independent,
         stages_ms=timings,
-        planned=bool(plans),
-        unplanned_why=unplanned_why,
+        live=differences,
+        unplanned_why=plan.why_none(sealed, model),
     )
-    return engine, ready, plans
+    return engine, ready
+
+
+def plans(trial: ipc.Trial) -> tuple[list[bytearray], str]:
+    """A proved plan for each output of a version that has passed its trial; or none, and why not.
+
+    Raises:
+        RegistryError, OSError, MemoryError: it can't be read or loaded here and now.
+    """
+    sealed = _read(trial)
+    _check_code(sealed, allowed=trial.allow_code)
+    model = loaders.load(sealed)
+    data = sealed.files.get("golden.npz")
+    rows = _rows(sealed, golden_rows.load(data) if data is not None else None)
+    outputs = [np.ascontiguousarray(out, np.float64) for out in model.predict(rows)]
+    return plan.make(sealed, model, rows, outputs)
+
+
+def _rows(sealed: Sealed, golden: golden_rows.Golden | None) -> Matrix:
+    """The rows that a proof asks the version for."""
+    return golden.rows if golden is not None else _stand_in_rows(sealed)
 
 
 def _read(trial: ipc.Trial) -> Sealed:
@@ -153,10 +177,43 @@ def _check_names(model: LoadedModel, features: list[str]) -> None:
             )
 
 
-def _check_shapes(names: tuple[str, ...], outputs: list[Matrix], rows: int) -> None:
+def _check_shapes(names: tuple[str, ...], outputs: list[Matrix], rows: int, kind: str = "test row") -> None:
     for name, out in zip(names, outputs, strict=True):
         if out.ndim not in (1, 2) or len(out) != rows:
             raise TrialFailed("validating", f"output {name!r} has shape {list(out.shape)} for {rows} rows")
         if not np.isfinite(out).all():
             row = int(np.argmin(np.isfinite(out).reshape(rows, -1).all(axis=1)))
-            raise TrialFailed("validating", f"output {name!r} isn't finite for test row {row}")
+            raise TrialFailed("validating", f"output {name!r} isn't finite for {kind} {row}")
+
+
+def _check_time(model: LoadedModel, rows: Matrix, known_us: float, max_row_us: float) -> None:
+    """A row alone, and a row of a matrix of which the time is known, within the budget."""
+    for what, matrix, took_us in (("alone", rows[:1], math.inf), (f"of {len(rows)}", rows, known_us)):
+        best_us = took_us
+        for _ in range(_TIMED):
+            if best_us <= max_row_us or max_row_us * _FAR_OVER < best_us < math.inf:
+                break
+            start = time.perf_counter()
+            model.predict(matrix)
+            best_us = min(best_us, (time.perf_counter() - start) / len(matrix) * 1e6)
+        if best_us > max_row_us:
+            raise TrialFailed(
+                "validating", f"a row {what} takes {best_us:,.0f} µs; trial.max_row_us is {max_row_us:g}"
+            )
+
+
+def _compare_live(
+    described: ipc.Live | None, fd: int, model: LoadedModel, features: list[str]
+) -> list[ipc.LiveDifference]:
+    """How the answers to live rows change, where the features are the same."""
+    if described is None:
+        return []
+    rows, theirs = live.read(described, fd)
+    if described.fingerprint != schema_fingerprint(features):
+        return []
+    outputs = [np.ascontiguousarray(out, np.float64) for out in model.predict(rows)]
+    _check_shapes(model.outputs, outputs, len(rows), "live row")
+    differences = live.compare(theirs, dict(zip(model.outputs, outputs, strict=True)))
+    if (why := live.objection(described, differences)) is not None:
+        raise TrialFailed("validating", why)
+    return differences

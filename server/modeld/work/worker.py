@@ -1,4 +1,4 @@
-"""A worker: proves one version, then serves it with the very model that passed.
+"""A worker: proves one version, then serves it with the very model that passed. Or a prover: makes a version's plans.
 
 It is forked by the zygote, has one thread, and talks to the front alone. It leaves when the front closes the channel;
 memory is freed by that exit, never by freeing a Booster. What kills it (a truncated model aborts the process that
@@ -24,47 +24,62 @@ from modeld.forest import sealed
 from modeld.forest.errors import PlanError
 from modeld.work import ipc, prctl, seccomp
 from modeld.work.engine import Buffer, Engine
-from modeld.work.trial import TrialFailed, prove
+from modeld.work.trial import TrialFailed, plans, prove
+from modelreg.errors import NotFoundError, RegistryError, StoreUnavailableError
+
+#: How far a prover steps back for everybody else (nice(2)).
+_PROVER_NICE = 10
+#: Of a reason, so much travels. Characters.
+_MAX_WHY = 2000
 
 
 def main(channel: socket.socket) -> None:
     """Run one trial, then serve until the front closes `channel`."""
-    packet = channel.recv(ipc.MAX_PACKET)
+    packet, fds, _, _ = socket.recv_fds(channel, ipc.MAX_PACKET, 1)
     if not packet:
         return
     trial = msgspec.json.decode(packet[ipc.HEAD.size :], type=ipc.Trial)
-    plan_fd = _reserve(trial)
+    if packet[0] == ipc.PROVE:
+        _make_plans(channel, trial)
+        return
     _confine(trial)
 
     def stage(name: str) -> None:
         channel.send(ipc.head(ipc.STAGE) + name.encode())
 
     try:
-        engine, ready, plans = prove(trial, stage)
+        engine, ready = prove(trial, fds[0] if fds else -1, stage)
     except TrialFailed as failure:
         answer = msgspec.json.encode(ipc.Rejected(failure.stage, str(failure), failure.again))
         channel.send(ipc.head(ipc.REJECTED) + answer[: ipc.INLINE_BYTES])
         return
     signal.setitimer(signal.ITIMER_REAL, 0)
-    if plans:
-        try:
-            sealed.seal(plan_fd, plans)
-            engine.use(sealed.open_plans(plan_fd, trial.max_bytes))
-        except (OSError, PlanError) as error:
-            ready.planned, ready.unplanned_why = False, f"no sealed memory for the plans: {error}"
-        plans.clear()  # from here on the front and this process share the memfd's pages
-    packet = ipc.head(ipc.READY) + msgspec.json.encode(ready)
-    socket.send_fds(channel, [packet], [plan_fd] if ready.planned else [])
-    if plan_fd >= 0:
-        os.close(plan_fd)
+    channel.send(ipc.head(ipc.READY) + msgspec.json.encode(ready))
     _serve(channel, engine)
 
 
-def _reserve(trial: ipc.Trial) -> int:
+def _make_plans(channel: socket.socket, trial: ipc.Trial) -> None:
+    """Compile and prove plans beside the worker that serves, which goes first wherever both want a core."""
+    os.nice(_PROVER_NICE)
+    start = time.perf_counter()
+    found: list[bytearray] = []
+    fds: list[int] = []
+    again = False
     try:
-        return sealed.reserve(trial.max_bytes)
-    except OSError:
-        return -1  # the plans are for speed; what they can't have is told when they are there
+        fd = sealed.reserve(trial.max_bytes)
+        _confine(trial)
+        prctl.set_name("modeld-prover")
+        found, why = plans(trial)
+        if found:
+            sealed.seal(fd, found)
+            fds = [fd]
+    except (NotFoundError, StoreUnavailableError) as error:
+        why, again = str(error), True
+    except (RegistryError, TrialFailed, OSError, PlanError, MemoryError) as error:
+        why = str(error) or type(error).__name__
+    took_ms = round((time.perf_counter() - start) * 1e3, 1)
+    answer = msgspec.json.encode(ipc.Planned(took_ms, why[:_MAX_WHY], again))
+    socket.send_fds(channel, [ipc.head(ipc.PLANS) + answer], fds)
 
 
 def _confine(trial: ipc.Trial) -> None:
@@ -142,7 +157,20 @@ def _serve(channel: socket.socket, engine: Engine) -> None:
         if kind == ipc.PREDICT_MEMFD:
             bulk = _Bulk(struct.unpack("i", fds[0][2])[0], rows, columns, job, engine)
             continue
+        if kind == ipc.USE_PLANS:
+            _use_plans(engine, struct.unpack("i", fds[0][2])[0])
+            continue
         start = clock()
         engine.predict(source, target, rows, 0, rows)
         pack_into(reply, 0, ipc.RESULT, rows, 0, 0, job, clock() - start)
         channel.send(out[: head_size + rows * row_bytes])
+
+
+def _use_plans(engine: Engine, fd: int) -> None:
+    """The front has checked them; whoever can't have them goes on with the model, to the same bits."""
+    try:
+        engine.use(sealed.open_plans(fd, os.fstat(fd).st_size))
+    except (PlanError, MemoryError):
+        return
+    finally:
+        os.close(fd)
