@@ -59,6 +59,8 @@ _WATCHER_GONE = WriteOutcome(
 )
 #: Objects made since the last collection before the next one: at some 20 a request, one in thousands pays for it.
 _GC_THRESHOLD = 50_000
+#: What the front has to do at a time is over by then. Nanoseconds.
+_SLICE_NS = 100_000
 #: A row of a large matrix may take this long at most before the worker counts as hung. Nanoseconds.
 _ROW_NS = 10_000_000
 
@@ -104,6 +106,8 @@ class Daemon:
         config = self.config
         prctl.set_name("modeld")
         prctl.child_subreaper()
+        # Before ZeroMQ makes its thread: both wake up often, for little, and mustn't queue behind what computes.
+        prctl.set_slice(_SLICE_NS)
         _raise_descriptor_limit()
         self._log.info(log.STARTING, pid=os.getpid(), root=config.source.root, channel=config.source.channel)
         context: zmq.Context[Any] = zmq.Context(io_threads=1)
@@ -413,6 +417,7 @@ class Daemon:
             queue_requests=limits.queue_requests,
             queue_bytes=limits.queue_bytes,
             on_bad_output=self._on_bad_output,
+            in_pieces=self.loop.in_pieces,
             scorers=scorers,
             scored_rows=scored_rows,
             unplanned_why=unplanned_why,

@@ -6,6 +6,7 @@ length field that a peer could lie with: the packet's own length is the length.
     front -> worker   TRIAL (JSON Trial) · PREDICT (float64 rows inline) · PREDICT_MEMFD (rows in the descriptor)
     worker -> front   STAGE (name) · READY (JSON Ready; with a sealed memfd if it has plans) · REJECTED (JSON Rejected)
                       RESULT (float64 outputs inline; for a memfd job they are in the memfd, behind the rows)
+                      NON_FINITE (row and column of a value in a memfd that the contract doesn't allow)
                       FAILED (a sentence)
 
 Outputs are laid out estimator after estimator, each row-major. The front reads every result with its own copy and
@@ -20,7 +21,7 @@ import msgspec
 
 HEAD = struct.Struct("<B3xIIIQQ")
 TRIAL, PREDICT, PREDICT_MEMFD = 1, 2, 3
-STAGE, READY, REJECTED, RESULT, FAILED = 16, 17, 18, 19, 20
+STAGE, READY, REJECTED, RESULT, FAILED, NON_FINITE = 16, 17, 18, 19, 20, 21
 
 #: A payload up to this size travels in the packet; a larger matrix travels as a memfd. Bytes. The kernel's default
 #: socket buffer (208 KiB) holds two of them.
