@@ -25,6 +25,7 @@ from modeld.forest.scorer import Scorer
 from modeld.front import sockets
 from modeld.front.admin import AdminService
 from modeld.front.data import DataService, Served
+from modeld.front.descriptors import Descriptors
 from modeld.front.link import Link
 from modeld.front.loop import Loop
 from modeld.front.notify import Notifier
@@ -61,6 +62,8 @@ _WATCHER_GONE = WriteOutcome(
 _GC_THRESHOLD = 50_000
 #: What the front has to do at a time is over by then. Nanoseconds.
 _SLICE_NS = 100_000
+#: An event has each of these, null where it has nothing to say.
+_NO_FIELDS = dict.fromkeys(("from", "to", "generation", "digest", "reason", "actor"))
 #: A row of a large matrix may take this long at most before the worker counts as hung. Nanoseconds.
 _ROW_NS = 10_000_000
 
@@ -115,6 +118,7 @@ class Daemon:
         admin = sockets.router(context, min(config.limits.max_message_bytes, 1 << 20))
         self._events = sockets.publisher(context)
         bound: list[tuple[str, int, int]] = []
+        listening: list[str] = []
         try:
             for sock, endpoint in (
                 *((data, endpoint) for endpoint in config.data_endpoints),
@@ -124,6 +128,9 @@ class Daemon:
                 made = sockets.bind(sock, endpoint)
                 if made is not None:
                     bound.append(made)
+                elif sock is data:
+                    listening.append(str(data.get_string(zmq.LAST_ENDPOINT)).rstrip("\0"))
+            self.descriptors = Descriptors(data, listening)
             data_socket, admin_socket = ZSocket(data), ZSocket(admin)
             self.data = DataService(data_socket, self.models, config.limits, self.clock_ns, self.incident)
             self.admin = AdminService(admin_socket, self)
@@ -172,6 +179,8 @@ class Daemon:
             self.link.close()
         if hasattr(self, "spawner"):
             self.spawner.close()
+        if hasattr(self, "descriptors"):
+            self.descriptors.close()
         for sock in socks:
             sock.close()
         context.term()  # waits for replies on their way, LINGER_MS at most
@@ -351,7 +360,7 @@ class Daemon:
 
     def event(self, kind: str, model: str, **fields: Any) -> None:
         """Publish and remember an event."""
-        body = {"kind": kind, "model_name": model, **fields, "at": self.now()}
+        body = {"kind": kind, "model_name": model, **_NO_FIELDS, **fields, "at": self.now()}
         self.admin.history.append(body)
         self._events.send_multipart([f"{kind}.{model}".encode(), header.encode_json(body)], zmq.NOBLOCK)
         self._notifier.send(self._status_line())
@@ -469,6 +478,7 @@ class Daemon:
                     self._log.error(log.WORKER_HUNG, model=name, worker=lane.channel.pid)
                     lane.channel.kill()
             slot.tick()
+        self.descriptors.tick()
         self.spawner.sweep()
         self._check_watcher()
         self._check_start()
