@@ -53,6 +53,30 @@ def test_what_is_missing_in_a_column_is_nan(column: Any) -> None:
     assert (got[0], got[2]) == (1.0, 3.0)
 
 
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.int64, np.bool_])
+def test_what_is_masked_is_nan(dtype: Any) -> None:
+    """Whatever lies behind the mask doesn't travel; without a mask nothing changes."""
+    masked = np.ma.array(np.ones((2, 2), dtype), mask=[[False, True], [False, False]])
+    got = np.frombuffer(payload(masked).raw[0])
+    assert np.isnan(got).tolist() == [False, True, False, False]
+    assert np.frombuffer(payload(np.ma.array([1, 2])).raw[0]).tolist() == [1, 2]
+    for rows in ([[1.0, np.ma.masked]], [masked[0]]):
+        assert b"null" in encode_predict(1, rows)[0]
+
+
+def test_a_masked_array_of_words_is_refused() -> None:
+    """As any array that doesn't hold numbers."""
+    with pytest.raises(TypeError, match="real numbers"):
+        payload(np.ma.array(["a", "b"], mask=[True, False]))
+
+
+@pytest.mark.parametrize("value", [pd.NA, pd.NaT], ids=["NA", "NaT"])
+def test_other_words_for_missing_in_a_list_are_refused(value: Any) -> None:
+    """None and NaN are missing there; what isn't known mustn't turn into a number."""
+    with pytest.raises((TypeError, ValueError)):
+        encode_predict(1, [1.0, value])
+
+
 @pytest.mark.parametrize("make", [pd.DataFrame, pl.DataFrame], ids=["pandas", "polars"])
 @pytest.mark.parametrize(
     "values", [np.array([True, False]), np.array([1, 2], np.int8), np.array([0.5, 1], "f4")]

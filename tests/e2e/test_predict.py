@@ -103,6 +103,27 @@ def test_bad_messages_get_a_typed_error_and_the_daemon_goes_on(
         assert client.predict(rows[0]).version == "1.0.0"
 
 
+def test_an_infinity_in_a_large_matrix_is_named_and_nan_is_missing(
+    daemon: Daemon, trained: dict[str, Trained], rows: np.ndarray
+) -> None:
+    """The worker looks through what the front only hands on: the same error, and the same bits, as for few rows."""
+    many = np.tile(rows, (20, 1))
+    many[1234, 2] = np.nan
+    with daemon.client() as client:
+        got = client.predict(many).values
+        assert got.tobytes() == trained["1.0.0"].booster.predict(many, num_threads=1).tobytes()
+        for value in (np.inf, -np.inf):
+            many[3000, 3] = value
+            with pytest.raises(ServerError) as refusal:
+                client.predict(many)
+            assert refusal.value.code == "NON_FINITE"
+            assert refusal.value.parameters == {"row": 3000, "feature": FEATURES[3]}
+            with pytest.raises(ServerError) as refusal:
+                client.predict(many.astype(np.float32))
+            assert refusal.value.code == "NON_FINITE"
+        assert client.predict(rows[0]).version == "1.0.0"
+
+
 def test_other_data_operations(daemon: Daemon) -> None:
     """live, ready, server, models and metadata say what the protocol's page says."""
     with daemon.client() as client:

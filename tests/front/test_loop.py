@@ -12,7 +12,7 @@ import pytest
 import zmq
 
 from modeld.front.loop import Loop
-from modeld.front.zsocket import ZSocket
+from modeld.front.zsocket import VIEW_BYTES, ZSocket
 
 BURST = 1000
 
@@ -46,6 +46,44 @@ def pairs() -> Iterator[Callable[[], tuple[ZSocket, zmq.Socket[bytes]]]]:
     for sock in made:
         sock.close(linger=0)
     context.term()
+
+
+def test_pieces_take_turns_with_messages_and_with_each_other(loop, pairs):
+    """One step of one chore in a turn: a message that comes meanwhile doesn't wait for the rest."""
+    server, client = pairs()
+    seen = []
+
+    def chore(name: str) -> Callable[[], bool]:
+        def step() -> bool:
+            seen.append(name)
+            if len(seen) == 4:
+                client.send(b"m")
+                assert server.raw.poll(5000)
+                server.wake()  # asking took the edge
+            return seen.count(name) == 20
+
+        return step
+
+    loop.add_socket(server, lambda: seen.append(server.recv()[0]))
+    loop.call_in(0.2, loop.stop)
+    loop.in_pieces(chore("a"))
+    loop.in_pieces(chore("b"))
+    loop.run()
+    assert [name for name in seen if name != b"m"] == ["a", "b"] * 20
+    assert 4 <= seen.index(b"m") <= 10
+
+
+def test_large_frames_are_views_and_small_ones_bytes(pairs):
+    """Nothing is copied that takes longer than a request; what was received stays after the next message."""
+    server, client = pairs()
+    for filling in (b"a", b"b"):
+        client.send_multipart([filling * 10, filling * (VIEW_BYTES + 1), b"", filling * VIEW_BYTES])
+        assert server.raw.poll(5000)
+        received = server.recv()
+        if filling == b"a":
+            first = received
+    assert [type(frame) for frame in first] == [bytes, memoryview, bytes, bytes]
+    assert [bytes(frame) for frame in first] == [b"a" * 10, b"a" * (VIEW_BYTES + 1), b"", b"a" * VIEW_BYTES]
 
 
 def test_timers_run_at_their_time_in_order(loop):

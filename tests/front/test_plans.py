@@ -61,7 +61,7 @@ class Front:
         )
         self.served = Servable(
             pointer("1.0.0"), contract, lambda: 0, queue_requests=10, queue_bytes=1 << 20,
-            on_bad_output=lambda *_: "",
+            on_bad_output=lambda *_: "", in_pieces=lambda _: None,
         )  # fmt: skip
         self.served.move(State.SERVING)
         self.served.prove(RunningProof(daemon, self.served))

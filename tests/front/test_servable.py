@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 from tests.fakes import pointer
 
 from modeld.errors import RequestError
+from modeld.front.matrix import PIECE_BYTES
 from modeld.front.servable import BATCH_ROWS, SMALL_ROWS, Job, Lane, Servable, WorkerLost
 from modeld.swap.policy import State
+from modeld.swap.slot import Binding
 from modeld.wire.contract import Contract
 from modeld.work import ipc
 
@@ -122,9 +124,19 @@ class Stage:
         self.incidents: list[str] = []
         self.workers: list[FakeWorker] = []
         chosen = {"queue_requests": 1000, "queue_bytes": 1 << 20, **limits}
+        #: What the loop would still move; done at once unless `pieces` is kept.
+        self.pieces: list[Callable[[], bool]] | None = None
         self.servable = Servable(
-            pointer("1.0.0"), contract, lambda: self.ns, on_bad_output=self.on_bad_output, **chosen
-        )
+            pointer("1.0.0"), contract, lambda: self.ns, on_bad_output=self.on_bad_output,
+            in_pieces=self.in_pieces, **chosen,
+        )  # fmt: skip
+
+    def in_pieces(self, step: Callable[[], bool]) -> None:
+        if self.pieces is not None:
+            self.pieces.append(step)
+            return
+        while not step():
+            pass
 
     def on_bad_output(self, servable: Servable, what: str) -> str:
         assert servable is self.servable
@@ -393,6 +405,104 @@ def test_a_memfd_result_that_no_sound_worker_sends_loses_the_worker(stage, fault
     assert len(job.outcomes) == (fault == "repeated")
 
 
+MANY = 2 * PIECE_BYTES // 16 + 1
+
+
+def test_a_large_matrix_moves_in_pieces_and_small_requests_pass_it(stage):
+    """The worker hears of it when it is all there; one row that comes in between is asked at once."""
+    worker = stage.worker()
+    stage.pieces = []
+    (large,) = stage.submit([[n, 0] for n in range(MANY)])
+    (step,) = stage.pieces
+    assert (step(), worker.idle) == (False, True)
+    (small,) = stage.submit([5, 0])
+    stage.serve(worker)
+    assert right(small)
+    assert [step(), step()] == [False, True]
+    stage.serve(worker)
+    assert right(large)
+
+
+def test_a_death_while_a_matrix_moves_gives_it_to_the_next_worker(stage):
+    """What was moved so far is forgotten, and what would still move does nothing."""
+    worker = stage.worker()
+    stage.pieces = []
+    (large,) = stage.submit([[n, 0] for n in range(MANY)])
+    first = stage.pieces.pop()
+    assert not first()
+    stage.die(worker)
+    assert first()
+    worker = stage.worker()
+    while not stage.pieces[0]():
+        pass
+    stage.serve(worker)
+    assert right(large)
+
+
+def test_a_deadline_that_passes_while_a_matrix_moves_saves_the_work(stage):
+    """The worker never hears of it."""
+    worker = stage.worker()
+    stage.pieces = []
+    (large,) = stage.submit([[n, 0] for n in range(20)], deadline_ns=100)
+    stage.ns = 200
+    assert stage.pieces[0]()
+    assert (large.code, worker.idle, stage.servable.pending) == ("DEADLINE_EXCEEDED", True, 0)
+
+
+def test_a_result_before_the_matrix_is_all_there_loses_the_worker(stage):
+    """No worker can have computed what it doesn't have."""
+    worker = stage.worker()
+    stage.pieces = []
+    stage.submit([[n, 0] for n in range(20)])
+    for kind in (ipc.RESULT, ipc.NON_FINITE):
+        with pytest.raises(WorkerLost):
+            stage.serve(worker, ipc.head(kind, rows=20, job=0))
+
+
+def test_a_value_that_the_worker_refuses_is_named(stage):
+    """Row and feature of an infinity in a large matrix; the next request is served."""
+    worker = stage.worker()
+    matrix = np.zeros((20, 2))
+    matrix[13, 1] = np.inf
+    (job,) = stage.submit(matrix)
+    _, _, number, fd = worker.take()
+    os.close(fd)
+    stage.serve(worker, ipc.head(ipc.NON_FINITE, rows=13, columns=1, job=number))
+    assert (job.code, job.outcomes[0].parameters) == ("NON_FINITE", {"row": 13, "feature": "b"})
+    (job,) = stage.submit([[1, n] for n in range(20)])
+    stage.serve(worker)
+    assert right(job)
+
+
+@pytest.mark.parametrize(("row", "column"), [(20, 0), (0, 2), (3, 1), (4, 0)])
+def test_a_worker_that_refuses_a_sound_value_is_lost(stage, row, column):
+    """Outside of the matrix, a finite value, or a NaN where that means missing: nobody is refused for it."""
+    worker = stage.worker()
+    matrix = np.zeros((20, 2))
+    matrix[4, 0] = np.nan
+    (job,) = stage.submit(matrix)
+    _, _, number, fd = worker.take()
+    os.close(fd)
+    with pytest.raises(WorkerLost):
+        stage.serve(worker, ipc.head(ipc.NON_FINITE, rows=row, columns=column, job=number))
+    assert job.outcomes == []
+
+
+def test_what_is_handed_over_is_looked_through(make_stage):
+    """A version that scores here what the other one's worker would have looked through takes no infinity."""
+    before, after = make_stage(), make_stage()
+    jobs = before.submit([[np.inf, 0]] * 20, [[1, 0]] * 20)
+    for job in jobs:
+        job.rebind = lambda _: True
+    before.servable.hand_over(
+        Binding(2, after.servable, after.servable.contract, "d", 1, "now"),
+        lambda: RequestError("NOT_READY", ""),
+    )
+    assert jobs[0].code == "NON_FINITE"
+    after.serve(after.worker())
+    assert right(jobs[1])
+
+
 @pytest.mark.parametrize("rows", [1, 20])
 def test_a_death_puts_the_work_back_once(stage, rows):
     """A request survives one worker; the second that dies of it makes it an incident."""
@@ -542,7 +652,7 @@ def test_closing_lets_every_worker_go(stage):
     worker = stage.worker()
     stage.submit([[1, 0]] * 20)
     stage.servable.close(kill=True)
-    assert (worker.closed, worker.lane.bulk_fd, stage.servable.alive) == (True, -1, False)
+    assert (worker.closed, worker.lane.bulk, stage.servable.alive) == (True, None, False)
     stage.servable.on_death(worker.lane)
 
 
@@ -625,7 +735,7 @@ def planned() -> Iterator[tuple[Servable, list[FakeScorer], list[str]]]:
     scorers = [FakeScorer(TWO_OUTPUTS, at) for at in range(2)]
     servable = Servable(
         pointer("1.0.0"), TWO_OUTPUTS, lambda: 1000, queue_requests=10, queue_bytes=1 << 20,
-        on_bad_output=on_bad_output,
+        on_bad_output=on_bad_output, in_pieces=lambda _: None,
     )  # fmt: skip
     servable.use_plans(scorers, 4, -1)
     yield servable, scorers, incidents

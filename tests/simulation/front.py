@@ -78,6 +78,7 @@ class Front(Daemon):
         self.loop = self  # type: ignore[assignment]
         self._log = Silent()  # type: ignore[assignment]
         self._events = Silent()  # type: ignore[assignment]
+        self.descriptors = Silent()  # type: ignore[assignment]
         self.on_event: Callable[[str], None] = lambda _: None
         self.wire = Wire(on_reply)
         self.data = DataService(self.wire, self.models, config.limits, self.clock_ns, self.incident)  # type: ignore[arg-type]
@@ -100,6 +101,10 @@ class Front(Daemon):
 
     def call_in(self, delay_s: float, callback: Callable[[], None]) -> None:
         self.clock.after(delay_s, self._guard(callback))
+
+    def in_pieces(self, step: Callable[[], bool]) -> None:
+        if not step():
+            self.call_in(0, lambda: self.in_pieces(step))
 
     def stop(self) -> None:
         """The loop's end: nothing could be served."""

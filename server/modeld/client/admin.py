@@ -10,9 +10,16 @@ from modeld.client.blocking import Connection
 from modeld.client.codec import Encoding
 from modeld.client.core import DEFAULT_TIMEOUT_S
 
+#: A reload or a rollback may wait for a trial; the daemon gives up waiting 5 s after `trial.timeout_s` (30 by default).
+#: Whoever raises that passes a longer time here. Seconds.
+TRIAL_WAIT_S = 60.0
+
 
 class AdminClient(Connection):
-    """An operator's client, over one admin socket. Never sends twice; arguments and threads as for `Client`."""
+    """An operator's client, over one admin socket. Never sends twice; arguments and threads as for `Client`.
+
+    `timeout_s` is for what the daemon answers at once; `reload` and `rollback` wait for a trial, TRIAL_WAIT_S.
+    """
 
     def __init__(
         self,
@@ -31,14 +38,14 @@ class AdminClient(Connection):
         return self.call("status")
 
     def reload(
-        self, model: str | None = None, *, wait: bool = True, timeout_s: float = 60.0
+        self, model: str | None = None, *, wait: bool = True, timeout_s: float = TRIAL_WAIT_S
     ) -> dict[str, Any]:
         """Look at the registry now, and swap where it names something new.
 
         Args:
             model: that model only.
             wait: answer after the trial and the swap rather than at once.
-            timeout_s: seconds to wait for that answer.
+            timeout_s: seconds to wait for that answer; longer than the daemon's `trial.timeout_s`.
 
         Raises:
             Rejected: the candidate failed its trial; what was served is still served.
@@ -55,6 +62,7 @@ class AdminClient(Connection):
         reason: str,
         expect_generation: int | None = None,
         mark_failed: bool = True,
+        timeout_s: float = TRIAL_WAIT_S,
     ) -> dict[str, Any]:
         """Go back to the version before, or to `to`, and say so in the registry's log.
 
@@ -64,16 +72,19 @@ class AdminClient(Connection):
             reason: why, for the log.
             expect_generation: only while this is the current generation: a repeated message does nothing.
             mark_failed: the version that is left can't be promoted again.
+            timeout_s: seconds to wait for the answer: a version that isn't warm has its trial first.
 
         Returns:
             The reply: `rolled_back`, `from`, `to`, `generation`.
 
         Raises:
             Conflict: the generation is another one; nothing was changed.
-            ServerError, RequestTimeout, ProtocolError: as for `call`.
+            RequestTimeout: no answer yet; the rollback may still be under way.
+            ServerError, ProtocolError: as for `call`.
         """
         return self.call(
             "rollback",
+            timeout_s=timeout_s,
             model_name=model,
             to=to,
             reason=reason,

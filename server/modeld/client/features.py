@@ -58,6 +58,8 @@ def payload(features: Features) -> Payload:
             short form (JSON has none, and it must not turn into a missing value on the way).
         TypeError: an array, or a column, that doesn't hold real numbers; a polars LazyFrame.
     """
+    if isinstance(features, np.ma.MaskedArray):
+        features = _unmasked(features)
     if isinstance(features, np.ndarray):
         matrix = _as_matrix(features)
         tensor = {"name": "features", "shape": matrix.shape, "datatype": "FP64"}
@@ -68,6 +70,13 @@ def payload(features: Features) -> Payload:
         return _named(columns)
     _refuse_infinities(features)
     return Payload({"features": features})
+
+
+def _unmasked(features: np.ma.MaskedArray[Any, Any]) -> NDArray[Any]:
+    """NaN for what is masked: numpy itself would send the values behind the mask."""
+    if features.dtype.kind not in "fiub":
+        return features.data  # refused as any such array
+    return np.ma.filled(np.ma.asarray(features, np.float64), np.nan)
 
 
 def _as_matrix(features: NDArray[Any]) -> NDArray[np.float64]:

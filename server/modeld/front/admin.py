@@ -43,6 +43,7 @@ class AdminService:
         self._sock = sock
         self._daemon = daemon
         self.dropped_replies = 0
+        self.dropped_messages = 0
         self.history: deque[dict[str, Any]] = deque(maxlen=_HISTORY)
 
     def on_message(self) -> None:
@@ -55,6 +56,7 @@ class AdminService:
         frames = [part.bytes for part in parts]
         envelope, body = header.split(frames)
         if not body:
+            self.dropped_messages += 1
             return
         encode = header.encode_json if header.is_json(body[0]) else header.encode_msgpack
         request_id: header.RequestId = None

@@ -25,6 +25,7 @@ from modeld.errors import ModeldError, NothingToServe
 from modeld.front import sockets
 from modeld.front.admin import AdminService
 from modeld.front.data import DataService, Served
+from modeld.front.descriptors import Descriptors
 from modeld.front.link import Link
 from modeld.front.loop import Loop
 from modeld.front.notify import Notifier
@@ -62,6 +63,10 @@ _WATCHER_GONE = WriteOutcome(
 )
 #: Objects made since the last collection before the next one: at some 20 a request, one in thousands pays for it.
 _GC_THRESHOLD = 50_000
+#: What the front has to do at a time is over by then. Nanoseconds.
+_SLICE_NS = 100_000
+#: An event has each of these, null where it has nothing to say.
+_NO_FIELDS = dict.fromkeys(("from", "to", "generation", "digest", "reason", "actor"))
 #: A row of a large matrix may take this long at most before the worker counts as hung. Nanoseconds.
 _ROW_NS = 10_000_000
 
@@ -107,6 +112,8 @@ class Daemon:
         config = self.config
         prctl.set_name("modeld")
         prctl.child_subreaper()
+        # Before ZeroMQ makes its thread: both wake up often, for little, and mustn't queue behind what computes.
+        prctl.set_slice(_SLICE_NS)
         _raise_descriptor_limit()
         self._log.info(log.STARTING, pid=os.getpid(), root=config.source.root, channel=config.source.channel)
         context: zmq.Context[Any] = zmq.Context(io_threads=1)
@@ -114,6 +121,7 @@ class Daemon:
         admin = sockets.router(context, min(config.limits.max_message_bytes, 1 << 20))
         self._events = sockets.publisher(context)
         bound: list[tuple[str, int, int]] = []
+        listening: list[str] = []
         try:
             for sock, endpoint in (
                 *((data, endpoint) for endpoint in config.data_endpoints),
@@ -123,6 +131,9 @@ class Daemon:
                 made = sockets.bind(sock, endpoint)
                 if made is not None:
                     bound.append(made)
+                elif sock is data:
+                    listening.append(str(data.get_string(zmq.LAST_ENDPOINT)).rstrip("\0"))
+            self.descriptors = Descriptors(data, listening)
             data_socket, admin_socket = ZSocket(data), ZSocket(admin)
             self.data = DataService(data_socket, self.models, config.limits, self.clock_ns, self.incident)
             self.admin = AdminService(admin_socket, self)
@@ -171,6 +182,8 @@ class Daemon:
             self.link.close()
         if hasattr(self, "spawner"):
             self.spawner.close()
+        if hasattr(self, "descriptors"):
+            self.descriptors.close()
         for sock in socks:
             sock.close()
         context.term()  # waits for replies on their way, LINGER_MS at most
@@ -357,7 +370,7 @@ class Daemon:
 
     def event(self, kind: str, model: str, **fields: Any) -> None:
         """Publish and remember an event."""
-        body = {"kind": kind, "model_name": model, **fields, "at": self.now()}
+        body = {"kind": kind, "model_name": model, **_NO_FIELDS, **fields, "at": self.now()}
         self.admin.history.append(body)
         self._events.send_multipart([f"{kind}.{model}".encode(), header.encode_json(body)], zmq.NOBLOCK)
         self._notifier.send(self._status_line())
@@ -431,6 +444,7 @@ class Daemon:
             queue_bytes=limits.queue_bytes,
             on_bad_output=self._on_bad_output,
             live_rows=self.config.trial.live_rows,
+            in_pieces=self.loop.in_pieces,
             unplanned_why=unplanned_why,
         )
 
@@ -481,6 +495,7 @@ class Daemon:
                     self._log.error(log.WORKER_HUNG, model=name, worker=lane.channel.pid)
                     lane.channel.kill()
             slot.tick()
+        self.descriptors.tick()
         self.spawner.sweep()
         self._check_watcher()
         self._check_start()

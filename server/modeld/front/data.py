@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import zmq
@@ -49,7 +49,7 @@ class PredictJob(Job):
         raw: bool,
         binding: Binding,
         pinned: bool,
-        data: bytes,
+        data: bytes | memoryview,
         rows: int,
         admitted_ns: int,
         deadline_ns: int | None,
@@ -141,7 +141,7 @@ class DataService:
         ):
             self.dropped_messages += 1
             return
-        head = body[0]
+        head = bytes(body[0])  # bytes already, unless it is very large
         encode = header.encode_json if head[:1] == b"{" else header.encode_msgpack
         request_id: RequestId = None
         try:
@@ -186,7 +186,7 @@ class DataService:
         envelope: list[bytes],
         encode: replies.Encode,
         request: Request,
-        raw: list[bytes],
+        raw: Sequence[bytes | memoryview],
         admitted_ns: int,
     ) -> None:
         served = self._model(request.model_name)
@@ -214,7 +214,9 @@ class DataService:
                 deadline_ns = admitted_ns + parameters.timeout_us * 1000
             as_raw = parameters.binary_data_output
         decoders = tensors.JSON if encode is header.encode_json else tensors.MSGPACK
-        data, rows = tensors.parse_matrix(request, raw, contract, self._limits.max_rows, decoders)
+        data, rows = tensors.parse_matrix(
+            request, raw, contract, self._limits.max_rows, decoders, binding.served.large_rows
+        )
         if deadline_ns is not None and self.clock_ns() >= deadline_ns:
             raise retryable(
                 "DEADLINE_EXCEEDED", f"{contract.label}: timeout_us was over before the rows were read"
@@ -309,7 +311,7 @@ class DataService:
         return {"ready": True}
 
 
-def _size(frames: list[bytes]) -> int:
+def _size(frames: Sequence[bytes | memoryview]) -> int:
     return sum(map(len, frames))
 
 

@@ -21,16 +21,16 @@ class LiveRows:
         self._contract = contract
         self._row_bytes = contract.n_features * 8
         self._widths = [(width or 1) * 8 for _, width in contract.outputs]
-        self._rows: deque[tuple[bytes, Sequence[bytes]]] = deque(maxlen=size)
+        self._rows: deque[tuple[bytes | memoryview, Sequence[bytes]]] = deque(maxlen=size)
         self.add_one = self._rows.append
 
     def __len__(self) -> int:
         return len(self._rows)
 
-    def add(self, data: bytes, rows: int, tensors: Sequence[bytes]) -> None:
+    def add(self, data: bytes | memoryview, rows: int, tensors: Sequence[bytes]) -> None:
         """Remember a request's first row; `add_one((data, tensors))` does where it has one."""
         if rows > 1:
-            data = data[: self._row_bytes]
+            data = bytes(data[: self._row_bytes])  # a view would keep the whole matrix
             tensors = [tensor[:width] for tensor, width in zip(tensors, self._widths, strict=True)]
         self._rows.append((data, tensors))
 

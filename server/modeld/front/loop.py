@@ -11,6 +11,7 @@ import os
 import select
 import signal
 import time
+from collections import deque
 from collections.abc import Callable
 from itertools import count
 
@@ -31,6 +32,7 @@ class Loop:
         self._sockets: list[tuple[ZSocket, Callback]] = []
         self._timers: list[tuple[int, int, Callback]] = []
         self._order = count()
+        self._chores: deque[Callable[[], bool]] = deque()
         self.clock_ns = clock_ns
         self._busy_poll_ns = busy_poll_us * 1000
         self._running = False
@@ -54,6 +56,10 @@ class Loop:
     def call_in(self, delay_s: float, callback: Callback) -> None:
         """Call `callback` once, `delay_s` from now."""
         heapq.heappush(self._timers, (self.clock_ns() + int(delay_s * 1e9), next(self._order), callback))
+
+    def in_pieces(self, step: Callable[[], bool]) -> None:
+        """Call `step` until it returns True, once in a turn: messages come first, and chores take turns."""
+        self._chores.append(step)
 
     def on_signals(self, handlers: dict[signal.Signals, Callback]) -> None:
         """Run a handler in the loop, not in the interrupted code."""
@@ -90,12 +96,18 @@ class Loop:
             for sock, _ in self._sockets:
                 if sock.active:
                     timeout = 0.0
+            if self._chores:
+                timeout = 0.0
             for fd, _ in wait(timeout):
                 reader = readers.get(fd)
                 if reader is not None:
                     reader()
             if self._timers:
                 self._run_timers()
+            if self._chores:
+                step = self._chores.popleft()
+                if not step():
+                    self._chores.append(step)
 
     def _spin(self, timeout: float) -> list[tuple[int, int]]:
         """Poll without sleeping for a while: a core that stays awake answers sooner."""

@@ -17,6 +17,10 @@ def status(daemon: Daemon) -> dict[str, Any]:
     degraded = [f"source: {daemon.source_error}"] if daemon.source_error else []
     if daemon.watching in ("restarting", "not answering"):
         degraded.append(f"watcher: {daemon.watching}")
+    if daemon.descriptors.short:
+        degraded.append(
+            "descriptors: all are taken by connections; no new ones are accepted over TCP for now"
+        )
     degraded += [f"{name}: read-only: {why}" for name, why in sorted(daemon.broken.items())]
     lines = []
     workers = []
@@ -86,8 +90,8 @@ def stats(daemon: Daemon) -> dict[str, Any]:
     """The admin socket's `stats`: counters and histograms (bucket counts; see modeld.front.stats)."""
     return {
         "uptime_s": (daemon.clock_ns() - daemon.started_ns) / 1e9,
-        "dropped_replies": daemon.data.dropped_replies,
-        "dropped_messages": daemon.data.dropped_messages,
+        "dropped_replies": daemon.data.dropped_replies + daemon.admin.dropped_replies,
+        "dropped_messages": daemon.data.dropped_messages + daemon.admin.dropped_messages,
         "errors": daemon.data.errors,
         "zygote_restarts": daemon.spawner.zygote_restarts,
         "models": {

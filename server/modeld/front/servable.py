@@ -3,8 +3,8 @@
 Where a version has plans, which come some time after it began to serve, requests of few rows are scored at once in
 this process. Everything else goes to workers:
 small requests (up to SMALL_ROWS rows) have their own lane. Batching is opportunistic: what queued while the worker was
-busy goes to it as one matrix, and nothing waits for a batch to fill. A larger matrix goes as a memfd, one at a time a
-worker, and the worker looks for small packets between its slices.
+busy goes to it as one matrix, and nothing waits for a batch to fill. A larger matrix goes as a memfd, piece by piece
+(`modeld.front.matrix`), one at a time a worker, and the worker looks for small packets between its slices.
 
 A worker that dies takes no request with it: what was under way is put back in front of the queue, once. A request that
 kills two workers gets an error.
@@ -26,7 +26,9 @@ import numpy as np
 from modeld.errors import RequestError, retryable
 from modeld.forest.scorer import Scorer
 from modeld.front.live import LiveRows
+from modeld.front.matrix import MatrixTransfer
 from modeld.swap.policy import TRANSITIONS, Pointer, State
+from modeld.wire import tensors as wire_tensors
 from modeld.wire.contract import Contract
 from modeld.work import ipc
 
@@ -49,7 +51,10 @@ class Job:
 
     __slots__ = ("admitted_ns", "attempts", "data", "deadline_ns", "path", "queue_ns", "rows")
 
-    def __init__(self, data: bytes, rows: int, admitted_ns: int, deadline_ns: int | None) -> None:
+    def __init__(
+        self, data: bytes | memoryview, rows: int, admitted_ns: int, deadline_ns: int | None
+    ) -> None:
+        #: Float64 rows; those of a large matrix are a view of the message that they came in.
         self.data = data
         self.rows = rows
         self.admitted_ns = admitted_ns
@@ -116,27 +121,23 @@ class Proof(Protocol):
 class Lane:
     """What one worker has under way: at most one batch of small requests and one large matrix."""
 
-    __slots__ = (
-        "bulk", "bulk_fd", "bulk_id", "bulk_since_ns", "channel", "small", "small_id", "small_rows", "small_since_ns",
-    )  # fmt: skip
+    __slots__ = ("bulk", "channel", "small", "small_id", "small_rows", "small_since_ns")
 
     def __init__(self, channel: Channel) -> None:
         self.channel = channel
         self.small: list[Job] | None = None
         self.small_id = 0
         self.small_rows = 0
-        self.bulk: Job | None = None
-        self.bulk_id = 0
-        self.bulk_fd = -1
-        #: When the worker got what it has under way.
+        self.bulk: MatrixTransfer | None = None
+        #: When the worker got the batch that it has under way.
         self.small_since_ns = 0
-        self.bulk_since_ns = 0
 
     def late(self, now_ns: int, small_ns: int, row_ns: int) -> bool:
         """Whether the worker has had something for longer than any honest one takes."""
         if self.small is not None and now_ns - self.small_since_ns > small_ns:
             return True
-        return self.bulk is not None and now_ns - self.bulk_since_ns > small_ns + self.bulk.rows * row_ns
+        bulk = self.bulk
+        return bulk is not None and now_ns - bulk.since_ns > small_ns + bulk.job.rows * row_ns
 
 
 class Servable:
@@ -151,10 +152,12 @@ class Servable:
         queue_requests: int,
         queue_bytes: int,
         on_bad_output: Callable[[Servable, str], str],
+        in_pieces: Callable[[Callable[[], bool]], None],
         live_rows: int = 0,
         unplanned_why: str = "",
     ) -> None:
-        """`live_rows`: answers to remember. `unplanned_why`: why there can be no plans; empty: there may be some."""
+        """`live_rows`: answers to remember. `unplanned_why`: why there can be no plans; empty: there may be some.
+        `in_pieces` calls what it is given once in each turn of the loop, until that returns True."""
         self.pointer = pointer
         self.contract = contract
         self.state = State.READY
@@ -167,6 +170,7 @@ class Servable:
         self._clock_ns = clock_ns
         self._next_id = 0
         self._on_bad_output = on_bad_output
+        self._in_pieces = in_pieces
         self.live = LiveRows(contract, live_rows)
         self._remember_one = self.live.add_one
         self._scorers: tuple[Scorer, ...] = ()
@@ -178,6 +182,8 @@ class Servable:
         self._row_bytes = contract.n_features * 8
         self._reply_bytes = contract.row_width * 8
         self._inline_rows = min(SMALL_ROWS, ipc.INLINE_BYTES // max(self._row_bytes, self._reply_bytes))
+        #: A matrix of more rows goes to a worker as a memfd, and it is the worker that looks for infinities in it.
+        self.large_rows = max(self._scored_rows, self._inline_rows)
         self._batch_rows = min(BATCH_ROWS, ipc.INLINE_BYTES // max(self._row_bytes, self._reply_bytes))
 
     def move(self, to: State) -> None:
@@ -262,7 +268,7 @@ class Servable:
             if not self._small:
                 for lane in self.lanes:
                     if lane.small is None:
-                        self._send_small(lane, [job], job.data, job.rows)
+                        self._send_small(lane, [job], bytes(job.data), job.rows)
                         return
             self._small.append(job)
         else:
@@ -280,7 +286,7 @@ class Servable:
         if job.deadline_ns is not None and self._expired(job, start):
             return
         job.queue_ns = start - job.admitted_ns
-        tensors = [scorer.score_bytes(job.data, job.rows) for scorer in self._scorers]
+        tensors = [scorer.score_bytes(bytes(job.data), job.rows) for scorer in self._scorers]
         ns = self._clock_ns() - start
         job.path = "plan"
         if len(tensors) == 1 and len(tensors[0]) == 8:  # one row, one value: the common case
@@ -322,7 +328,8 @@ class Servable:
             lane.small = (
                 [_refused(job, admitted_ns, error) for job in lane.small] if lane.small else lane.small
             )
-            lane.bulk = _refused(lane.bulk, admitted_ns, error) if lane.bulk else lane.bulk
+            if lane.bulk is not None:
+                lane.bulk.job = _refused(lane.bulk.job, admitted_ns, error)
 
     def fail_all(self, error: Callable[[], RequestError]) -> None:
         """Refuse everything that waits or is under way: exactly one error each."""
@@ -336,6 +343,9 @@ class Servable:
                 job.refuse(error())
                 continue
             try:
+                # Another version may have another contract, and another idea of what is large.
+                wire_tensors.check_finite(np.frombuffer(job.data), binding.contract)
+                job.data = bytes(job.data)
                 binding.served.submit(job)
             except RequestError as e:
                 job.refuse(e)
@@ -362,7 +372,11 @@ class Servable:
         """A RESULT from a worker. Raises WorkerLost where it says anything else."""
         if len(packet) < ipc.HEAD.size:
             raise WorkerLost(f"a packet of {len(packet)} bytes")
-        kind, rows, _, _, job_id, ns = ipc.HEAD.unpack_from(packet)
+        kind, rows, column, _, job_id, ns = ipc.HEAD.unpack_from(packet)
+        bulk = lane.bulk
+        if kind == ipc.NON_FINITE and bulk is not None and job_id == bulk.id:
+            self._refuse_bulk(lane, bulk.job, rows, column)
+            return
         if kind != ipc.RESULT:
             raise WorkerLost(f"an unexpected packet of kind {kind}")
         if lane.small is not None and job_id == lane.small_id:
@@ -373,9 +387,8 @@ class Servable:
             if self._small:
                 self._feed(lane)  # the worker goes on while the replies are made
             self._finish_small(batch, total, packet, ns)
-        elif lane.bulk is not None and job_id == lane.bulk_id:
-            self._finish_bulk(lane, lane.bulk, rows, ns)
-            self._feed(lane)
+        elif bulk is not None and job_id == bulk.id:
+            self._finish_bulk(lane, bulk, rows, ns)
         else:
             raise WorkerLost(f"a result for job {job_id}, which isn't under way")
 
@@ -406,11 +419,11 @@ class Servable:
     @staticmethod
     def _take_lane(lane: Lane) -> tuple[list[Job], list[Job]]:
         small, lane.small = lane.small or [], None
-        bulk, lane.bulk = [lane.bulk] if lane.bulk is not None else [], None
-        if lane.bulk_fd >= 0:
-            os.close(lane.bulk_fd)
-            lane.bulk_fd = -1
-        return small, bulk
+        bulk, lane.bulk = lane.bulk, None
+        if bulk is None:
+            return small, []
+        bulk.close()
+        return small, [bulk.job]
 
     def _feed(self, lane: Lane) -> None:
         """Give `lane` what waits."""
@@ -428,7 +441,7 @@ class Servable:
                 if job.attempts or not self.contract.row_independent:
                     break  # it was under way when a worker died: alone, it takes no innocent one with it
             if batch:
-                data = batch[0].data if len(batch) == 1 else b"".join([job.data for job in batch])
+                data = bytes(batch[0].data) if len(batch) == 1 else b"".join([job.data for job in batch])
                 self._send_small(lane, batch, data, rows)
         while lane.bulk is None and self._bulk:
             job = self._bulk.popleft()
@@ -459,25 +472,49 @@ class Servable:
             lane.channel.sock.send(packet)
 
     def _send_bulk(self, lane: Lane, job: Job) -> None:
-        fd = -1
         try:
-            fd = os.memfd_create("modeld-matrix", os.MFD_CLOEXEC)
-            os.ftruncate(fd, len(job.data) + job.rows * self._reply_bytes)
-            os.pwrite(fd, job.data, 0)
-        except OSError as e:  # no descriptor, no memory: that is this request's trouble, not the daemon's
-            if fd >= 0:
-                os.close(fd)
-            job.refuse(retryable("BUSY", f"{self.contract.label}: no room for the matrix: {e.strerror}"))
+            lane.bulk = bulk = MatrixTransfer(job, job.rows * self._reply_bytes, self._clock_ns())
+        except OSError as e:
+            self._refuse_no_room(job, e)
             return
+        self._in_pieces(lambda: self._move_bulk(lane, bulk))
+
+    def _move_bulk(self, lane: Lane, bulk: MatrixTransfer) -> bool:
+        """Bring `bulk` a piece nearer to the worker; True when there is no more to do."""
+        if lane.bulk is not bulk:
+            return True  # the worker died, or the request was refused
+        try:
+            if not bulk.move():
+                return False
+        except OSError as e:
+            self._end_bulk(lane)
+            self._refuse_no_room(bulk.job, e)
+            self._feed(lane)
+            return True
+        now = bulk.since_ns = self._clock_ns()
+        if self._expired(bulk.job, now):
+            self._end_bulk(lane)
+            self._feed(lane)
+            return True
         self._next_id += 1
-        lane.bulk_since_ns = self._clock_ns()
-        job.queue_ns = lane.bulk_since_ns - job.admitted_ns
-        lane.bulk, lane.bulk_id, lane.bulk_fd = job, self._next_id, fd
+        bulk.id = self._next_id
+        bulk.job.queue_ns = now - bulk.job.admitted_ns
         packet = ipc.head(
-            ipc.PREDICT_MEMFD, rows=job.rows, columns=self.contract.n_features, job=self._next_id
+            ipc.PREDICT_MEMFD, rows=bulk.job.rows, columns=self.contract.n_features, job=bulk.id
         )
         with contextlib.suppress(OSError):  # as in _send_small
-            socket.send_fds(lane.channel.sock, [packet], [fd])
+            socket.send_fds(lane.channel.sock, [packet], [bulk.fd])
+        return True
+
+    def _refuse_no_room(self, job: Job, error: OSError) -> None:
+        """No descriptor, no memory: that is this request's trouble, not the daemon's."""
+        job.refuse(retryable("BUSY", f"{self.contract.label}: no room for the matrix: {error.strerror}"))
+
+    @staticmethod
+    def _end_bulk(lane: Lane) -> None:
+        bulk, lane.bulk = lane.bulk, None
+        if bulk is not None:
+            bulk.close()
 
     def _finish_small(self, batch: list[Job], total: int, packet: bytes, ns: int) -> None:
         if len(packet) == ipc.HEAD.size + 8:  # one row, one value: the common case
@@ -491,15 +528,26 @@ class Servable:
             return
         self._split(batch, total, memoryview(packet)[ipc.HEAD.size :], ns)
 
-    def _finish_bulk(self, lane: Lane, job: Job, rows: int, ns: int) -> None:
-        size = job.rows * self._reply_bytes
-        # Our own copy: what the worker writes into the memfd from now on doesn't matter.
-        data = os.pread(lane.bulk_fd, size, len(job.data))
-        if rows != job.rows or len(data) != size:
+    def _finish_bulk(self, lane: Lane, bulk: MatrixTransfer, rows: int, ns: int) -> None:
+        job = bulk.job
+        data = bulk.outputs()
+        if rows != job.rows or len(data) != rows * self._reply_bytes:
             raise WorkerLost(f"{len(data)} bytes of outputs for {job.rows} rows")
-        os.close(lane.bulk_fd)
-        lane.bulk, lane.bulk_fd = None, -1
+        self._end_bulk(lane)
+        self._feed(lane)
         self._split([job], rows, memoryview(data), ns)
+
+    def _refuse_bulk(self, lane: Lane, job: Job, row: int, column: int) -> None:
+        """The worker found a value that the contract doesn't allow; that it is there is seen before it is believed."""
+        if row >= job.rows or column >= self.contract.n_features:
+            raise WorkerLost(f"an infinity in row {row}, column {column} of {job.rows} rows")
+        value = _VALUE.unpack_from(job.data, row * self._row_bytes + column * 8)[0]
+        refusal = wire_tensors.non_finite(value, row, column, self.contract)
+        if refusal is None:
+            raise WorkerLost(f"row {row}, column {column} is {value}, which isn't to be refused")
+        self._end_bulk(lane)
+        self._feed(lane)
+        job.refuse(refusal)
 
     def _split(self, batch: list[Job], total: int, data: memoryview, ns: int) -> None:
         """Outputs lie one after the other, each over all rows of the batch: every job gets its rows of each."""

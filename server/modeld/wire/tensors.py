@@ -7,8 +7,9 @@ came. Everything else is decoded by a typed decoder, so that a wrong element is 
 from __future__ import annotations
 
 import json
+import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -20,6 +21,8 @@ from modeld.wire.contract import Contract
 from modeld.wire.header import ABSENT, MAX_RAW_FRAMES, UNREADABLE, Request, Tensor
 
 Matrix = NDArray[np.float64]
+#: A large frame is a view of the message that it came in.
+Frame = bytes | memoryview
 
 _DTYPES: dict[str, np.dtype[Any]] = {
     "FP64": np.dtype("<f8"),
@@ -76,9 +79,17 @@ MSGPACK = Decoders(msgspec.msgpack.Decoder, _count_msgpack_names)
 
 
 def parse_matrix(
-    request: Request, raw: list[bytes], contract: Contract, max_rows: int, decoders: Decoders
-) -> tuple[bytes, int]:
+    request: Request,
+    raw: Sequence[Frame],
+    contract: Contract,
+    max_rows: int,
+    decoders: Decoders,
+    checked_rows: int = sys.maxsize,
+) -> tuple[Frame, int]:
     """The request's rows as (float64 bytes in the contract's order, number of rows).
+
+    A matrix of more than `checked_rows` rows may be a view, and isn't looked through for what isn't finite: its worker
+    does that.
 
     Raises:
         RequestError: MALFORMED, SHAPE_MISMATCH, DATATYPE_UNSUPPORTED, MISSING_FEATURE, UNKNOWN_FEATURE, NON_FINITE
@@ -97,13 +108,17 @@ def parse_matrix(
             and tensor.parameters is not None
             and tensor.parameters.get("binary_data_size") == len(raw[0]) == shape[0] * shape[1] * 8
         ):
+            if shape[0] > checked_rows:
+                return raw[0], shape[0]
             check_finite(np.frombuffer(raw[0]), contract)
-            return raw[0], shape[0]
+            return bytes(raw[0]), shape[0]
     matrix = _matrix(request, raw, contract, max_rows, decoders)
     if len(matrix) > max_rows:
         raise _too_large(contract, len(matrix), max_rows)
     if not len(matrix):
         raise RequestError("SHAPE_MISMATCH", f"{contract.label}: no rows; send at least one")
+    if len(matrix) > checked_rows:
+        return np.ascontiguousarray(matrix).data.cast("B"), len(matrix)
     check_finite(matrix.reshape(-1), contract)
     return matrix.tobytes(), len(matrix)
 
@@ -115,9 +130,18 @@ def check_finite(values: Matrix, contract: Contract) -> None:
     bad = np.isinf(values) if contract.nan_allowed else ~np.isfinite(values)
     if not bad.any():
         return
-    row, column = divmod(int(np.argmax(bad)), contract.n_features)
-    what = "NaN, which this model doesn't take" if np.isnan(values[np.argmax(bad)]) else "an infinity"
-    raise RequestError(
+    at = int(np.argmax(bad))
+    refusal = non_finite(float(values[at]), *divmod(at, contract.n_features), contract)
+    assert refusal is not None
+    raise refusal
+
+
+def non_finite(value: float, row: int, column: int, contract: Contract) -> RequestError | None:
+    """Why `value` can't be taken there; None where it can."""
+    if math.isfinite(value) or (math.isnan(value) and contract.nan_allowed):
+        return None
+    what = "NaN, which this model doesn't take" if math.isnan(value) else "an infinity"
+    return RequestError(
         "NON_FINITE",
         f"{contract.label}: row {row}, feature {contract.features[column]!r} is {what}",
         row=row,
@@ -126,7 +150,7 @@ def check_finite(values: Matrix, contract: Contract) -> None:
 
 
 def _matrix(
-    request: Request, raw: list[bytes], contract: Contract, max_rows: int, decoders: Decoders
+    request: Request, raw: Sequence[Frame], contract: Contract, max_rows: int, decoders: Decoders
 ) -> Matrix:
     if _is_null(request.features):
         request.features = ABSENT
@@ -152,7 +176,7 @@ def _is_null(value: msgspec.Raw) -> bool:
     return len(memoryview(value)) <= 4 and bytes(value) in _NULLS
 
 
-def _check_frames(inputs: list[Tensor], raw: list[bytes]) -> list[bytes]:
+def _check_frames(inputs: list[Tensor], raw: Sequence[Frame]) -> Sequence[Frame]:
     wanted = sum(not tensor.data for tensor in inputs)
     if len(raw) > MAX_RAW_FRAMES:
         raise RequestError("MALFORMED", f"{len(raw)} raw frames; at most {MAX_RAW_FRAMES}")

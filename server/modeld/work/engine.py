@@ -44,7 +44,7 @@ class Engine:
     @property
     def slice_rows(self) -> int:
         """Rows that take about as long as one request may have to wait for them."""
-        return 256 if self._scorers else 8
+        return 128 if self._scorers else 8
 
     @property
     def row_independent(self) -> bool:

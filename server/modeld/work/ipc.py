@@ -8,6 +8,7 @@ length field that a peer could lie with: the packet's own length is the length.
                       USE_PLANS (a sealed memfd): predict with these from now on
     worker -> front   STAGE (name) · READY (JSON Ready) · REJECTED (JSON Rejected)
                       RESULT (float64 outputs inline; for a memfd job they are in the memfd, behind the rows)
+                      NON_FINITE (row and column of a value in a memfd that the contract doesn't allow)
 
     front -> prover   PROVE (JSON Trial): compile and prove plans of the version
     prover -> front   PLANS (JSON Planned; with a sealed memfd if there are any), and it exits
@@ -24,7 +25,7 @@ import msgspec
 
 HEAD = struct.Struct("<B3xIIIQQ")
 TRIAL, PREDICT, PREDICT_MEMFD, USE_PLANS, PROVE = 1, 2, 3, 4, 5
-STAGE, READY, REJECTED, RESULT, PLANS = 16, 17, 18, 19, 20
+STAGE, READY, REJECTED, RESULT, PLANS, NON_FINITE = 16, 17, 18, 19, 20, 21
 
 #: A payload up to this size travels in the packet; a larger matrix travels as a memfd. Bytes. The kernel's default
 #: socket buffer (208 KiB) holds two of them.

@@ -19,6 +19,8 @@ import struct
 import time
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from modeld.forest import sealed
 from modeld.forest.errors import PlanError
@@ -55,7 +57,7 @@ def main(channel: socket.socket) -> None:
         return
     signal.setitimer(signal.ITIMER_REAL, 0)
     channel.send(ipc.head(ipc.READY) + msgspec.json.encode(ready))
-    _serve(channel, engine)
+    _serve(channel, engine, nan_allowed=ready.nan_allowed)
 
 
 def _make_plans(channel: socket.socket, trial: ipc.Trial) -> None:
@@ -110,25 +112,45 @@ def _lower(limit: int, value: int) -> None:
 class _Bulk:
     """One large matrix under way, slice by slice: the rows in a memfd, the outputs behind them."""
 
-    def __init__(self, fd: int, rows: int, columns: int, job: int, engine: Engine) -> None:
+    def __init__(
+        self, fd: int, rows: int, columns: int, job: int, engine: Engine, *, nan_allowed: bool
+    ) -> None:
         inputs = rows * columns * 8
         self._map = mmap.mmap(fd, inputs + rows * engine.row_width * 8)
         os.close(fd)
         self._source, self._target = Buffer(self._map), Buffer(self._map, inputs)
         self._at = 0
-        self.rows, self.job, self.spent_ns = rows, job, 0
+        self._allowed = _not_infinite if nan_allowed else np.isfinite
+        self.rows, self.columns, self.job, self.spent_ns = rows, columns, job, 0
+        #: Where the first value is that the contract doesn't allow, among the rows seen so far.
+        self.bad: int | None = None
 
     def step(self, engine: Engine) -> bool:
-        """Compute one slice; True when the matrix is done."""
+        """Compute one slice; True when the matrix is done, or refused for a value in it."""
         start = time.perf_counter_ns()
         to = min(self._at + engine.slice_rows, self.rows) if engine.row_independent else self.rows
+        values = self._source.values[self._at * self.columns : to * self.columns]
+        if not np.isfinite(values).all() and not (allowed := self._allowed(values)).all():
+            self.bad = self._at * self.columns + int(np.argmin(allowed))
+            return True
         engine.predict(self._source, self._target, self.rows, self._at, to)
         self._at = to
         self.spent_ns += time.perf_counter_ns() - start
         return to == self.rows
 
+    def answer(self) -> bytes:
+        """What is said when all is done."""
+        if self.bad is None:
+            return ipc.head(ipc.RESULT, rows=self.rows, job=self.job, ns=self.spent_ns)
+        row, column = divmod(self.bad, self.columns)
+        return ipc.head(ipc.NON_FINITE, rows=row, columns=column, job=self.job)
 
-def _serve(channel: socket.socket, engine: Engine) -> None:
+
+def _not_infinite(values: NDArray[np.float64]) -> NDArray[np.bool_]:
+    return ~np.isinf(values)
+
+
+def _serve(channel: socket.socket, engine: Engine, *, nan_allowed: bool) -> None:
     """Answer PREDICT packets until end of file."""
     packet, reply = bytearray(ipc.MAX_PACKET), bytearray(ipc.MAX_PACKET)
     into, out = memoryview(packet), memoryview(reply)
@@ -142,9 +164,10 @@ def _serve(channel: socket.socket, engine: Engine) -> None:
         if bulk is not None:
             # One slice between two packets: neither waits for more than one of the other.
             if bulk.step(engine):
-                channel.send(ipc.head(ipc.RESULT, rows=bulk.rows, job=bulk.job, ns=bulk.spent_ns))
+                channel.send(bulk.answer())
                 bulk = None
                 continue
+            os.sched_yield()  # before the next slice, whoever wants this core for a moment
             try:
                 size, fds, _, _ = channel.recvmsg_into([into], 64, socket.MSG_DONTWAIT)
             except BlockingIOError:
@@ -155,7 +178,9 @@ def _serve(channel: socket.socket, engine: Engine) -> None:
             return
         kind, rows, columns, _, job, _ = unpack(packet)
         if kind == ipc.PREDICT_MEMFD:
-            bulk = _Bulk(struct.unpack("i", fds[0][2])[0], rows, columns, job, engine)
+            bulk = _Bulk(
+                struct.unpack("i", fds[0][2])[0], rows, columns, job, engine, nan_allowed=nan_allowed
+            )
             continue
         if kind == ipc.USE_PLANS:
             _use_plans(engine, struct.unpack("i", fds[0][2])[0])

@@ -57,6 +57,7 @@ Answer = Forked | Exited | Imported
 
 def main() -> None:
     """Serve forks on the descriptor that the command line names, until end of file."""
+    prctl.set_slice(0)  # the front's isn't for those that compute
     control = socket.socket(fileno=fcntl.fcntl(int(sys.argv[1]), fcntl.F_DUPFD_CLOEXEC, 16))
     os.close(int(sys.argv[1]))
     # The front asks this process to stop through the socket; a terminal's Ctrl-C is the front's to handle.
