@@ -154,11 +154,16 @@ def test_numbers_of_rows(rows: int) -> None:
 
 @pytest.mark.parametrize("dtype", [np.float32, np.int64, np.float64])
 def test_types_and_strides(dtype: Any) -> None:
-    """float32, whole numbers, Fortran order and strided views predict as LightGBM takes them."""
+    """float32, whole numbers, Fortran order, strides, odd addresses, the other byte order: as LightGBM takes them."""
     booster = train(data(18))
     matrix = (data(19, rows=80) * 3).astype(dtype)
-    for view in (matrix, np.asfortranarray(matrix), matrix[::2]):
+    shifted = np.empty(matrix.nbytes + 1, np.uint8)[1:].view(dtype).reshape(matrix.shape)
+    shifted[:] = matrix
+    assert not shifted.flags.aligned
+    swapped = matrix.astype(matrix.dtype.newbyteorder())
+    for view in (matrix, np.asfortranarray(matrix), matrix[::2], matrix[::-1], shifted):
         assert Forest.from_booster(booster).predict(view).tobytes() == booster.predict(view).tobytes()
+    assert Forest.from_booster(booster).predict(swapped).tobytes() == booster.predict(matrix).tobytes()
 
 
 def test_custom_objective() -> None:

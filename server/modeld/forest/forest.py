@@ -135,10 +135,13 @@ class Forest:
     def predict(self, X: ArrayLike) -> NDArray[np.float64]:
         """Predictions [n] (or [n, classes]) for rows [n, features]; numbers of any type are taken as float64.
 
+        They are LightGBM's bits for float32 and float64. Whole numbers beyond 2**24 aren't: LightGBM makes float32 of
+        any other type first, where this keeps their value.
+
         Raises:
             ValueError: another shape.
         """
-        rows = np.ascontiguousarray(X, np.float64)
+        rows = np.require(np.asarray(X, np.float64), requirements=("C", "ALIGNED"))
         if rows.ndim != 2 or rows.shape[1] != self.n_features:
             raise ValueError(f"rows of shape {rows.shape}; the model takes [n, {self.n_features}]")
         out = np.empty((len(rows), self.n_outputs))
