@@ -62,7 +62,8 @@ def tl2cgen(_: lightgbm.Booster, file: Path, rows: Matrix) -> Peer:
 
     model = treelite.frontend.load_lightgbm_model(str(file))
     made = str(file.with_suffix(".so"))
-    library.export_lib(model, toolchain="gcc", libpath=made, params={"parallel_comp": 8}, nthread=2)
+    if not Path(made).exists():
+        library.export_lib(model, toolchain="gcc", libpath=made, params={"parallel_comp": 8}, nthread=2)
     predictor = library.Predictor(made, nthread=1)
 
     def predict(some: Matrix) -> Matrix:
@@ -143,6 +144,9 @@ def main() -> None:
     parser.add_argument(
         "--model", type=Path, help="LightGBM text with one output, instead of the reference model"
     )
+    parser.add_argument(
+        "--keep", type=Path, help="an empty directory for what tl2cgen compiles, or a former run's"
+    )
     arguments = parser.parse_args()
     whole = train() if arguments.model is None else lightgbm.Booster(model_file=arguments.model)
     booster = lightgbm.Booster(model_str=whole.model_to_string(num_iteration=arguments.trees))
@@ -153,7 +157,7 @@ def main() -> None:
         f"{count} trees × {leaves} leaves × {features} features; one thread; LightGBM {lightgbm.__version__}"
     )
     with tempfile.TemporaryDirectory() as directory:
-        peers = list(load(booster, Path(directory), rows))
+        peers = list(load(booster, arguments.keep or Path(directory), rows))
         notes = {peer.name: equal(peer.all(), wanted) for peer in peers}
         singles = {"LightGBM, SingleRowFast": single_row_fast(booster, rows)}
         singles |= {peer.name: peer.one for peer in peers}

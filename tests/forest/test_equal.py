@@ -219,7 +219,13 @@ def test_linear_trees_are_unsupported() -> None:
     [
         ("objective=regression", "objective=novel", "objective 'novel'"),
         ("num_tree_per_iteration=1", "num_tree_per_iteration=5", "12 trees for 5 outputs"),
+        ("num_tree_per_iteration=1", "num_tree_per_iteration=-1", "-1 outputs"),
+        ("num_class=1\nnum_tree_per_iteration=1", "num_class=0", "0 outputs"),
         ("max_feature_idx=5", "max_feature_idx=0", "a feature that the model doesn't have"),
+        ("max_feature_idx=5", "max_feature_idx=-1", "0 features"),
+        ("max_feature_idx=5", "max_feature_idx=99999999999", "100000000000 features"),
+        ("num_leaves=", "num_leaves=99999999999999999999", "isn't as LightGBM writes it"),
+        ("num_leaves=", "num_leaves=-", "isn't as LightGBM writes it"),
         ("\nleft_child=1", "\nleft_child=0", "a child that isn't behind its parent"),
         ("\nleaf_value=", "\nleaf_value=nan ", "leaf_value"),
         ("\nthreshold=", "\nthreshold=1 ", "threshold"),

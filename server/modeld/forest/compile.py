@@ -35,8 +35,11 @@ def compile_text(
     Raises:
         PlanUnsupported: the model has something that plans don't cover; the message says what.
     """
-    trees = read(text, start_iteration=start_iteration, num_iteration=num_iteration)
-    return compile_trees(trees, layout, scaling)
+    try:
+        trees = read(text, start_iteration=start_iteration, num_iteration=num_iteration)
+        return compile_trees(trees, layout, scaling)
+    except (ValueError, LookupError, ArithmeticError) as error:
+        raise PlanUnsupported(f"the text isn't as LightGBM writes it: {error!r}") from error
 
 
 def compile_trees(trees: Trees, layout: Layout = "auto", scaling: Scaling | None = None) -> bytearray:
