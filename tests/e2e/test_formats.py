@@ -9,6 +9,7 @@ import joblib
 import numpy as np
 import pytest
 from sklearn.linear_model import Ridge
+from sklearn.preprocessing import RobustScaler, StandardScaler
 from tests.e2e.conftest import Daemon
 from tests.registry.conftest import FEATURES, Trained, features_and_returns
 from tests.support import wait_until
@@ -64,6 +65,38 @@ def test_a_bundle_of_horizons_is_served_as_one(
             for name, version in (("1d", "1.0.0"), ("7d", "1.1.0")):
                 offline = trained[version].booster.predict(rows[:count], num_threads=1)
                 assert outputs[name].tobytes() == offline.tobytes()
+
+
+@pytest.mark.parametrize(("kind", "path"), [(StandardScaler, "plan"), (RobustScaler, "worker")])
+def test_a_scaler_is_part_of_the_plan_where_it_is_a_standard_scaler(
+    make_daemon: Callable[..., Daemon],
+    registry: Registry,
+    trained: dict[str, Trained],
+    rows: np.ndarray,
+    tmp_path: Path,
+    kind: type,
+    path: str,
+) -> None:
+    """Allowed by its digest, a bundle with a scaler answers as scikit-learn and LightGBM do offline, by either path."""
+    scaler = kind().fit(features_and_returns("HD", 400)[0])
+    joblib.dump(scaler, tmp_path / "scaler.joblib")
+    files = {"1d": trained["1.0.0"].path, "7d": trained["1.1.0"].path}
+    version = registry.register(
+        "horizons", files, version="1.0.0", scaler=tmp_path / "scaler.joblib", allow_joblib=True
+    )
+    registry.promote("horizons:1.0.0", reason="first")
+    settings = {"source": {"models": ["horizons"]}, "trial": {"allow_joblib": [version.digest]}}
+    daemon = make_daemon(registry.root, **settings).start(ready=False)
+    with daemon.client(timeout_s=20) as client:
+        wait_until(lambda: client.ready("horizons"), 20)
+        for count in (1, 5, 60):
+            outputs = client.predict(rows[:count], model="horizons").outputs
+            for name, offline in (("1d", "1.0.0"), ("7d", "1.1.0")):
+                wanted = trained[offline].booster.predict(scaler.transform(rows[:count]), num_threads=1)
+                assert outputs[name].tobytes() == wanted.tobytes()
+    (line,) = daemon.status()["models"]
+    assert line["path"] == path
+    assert (line["path_reason"] is None) == (path == "plan")
 
 
 class _Bomb:

@@ -63,6 +63,21 @@ def test_a_kernel_without_processor_versions(tmp_path: Path) -> None:
     )  # fmt: skip
     plain = kernel.Kernel(built)
     assert plain.version == 0
+    assert_lightgbms_bits(plain)
+
+
+@pytest.mark.system
+def test_clang(hook: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Built by clang without a warning, every version of the kernel that this processor runs gives the same bits."""
+    monkeypatch.setenv("CC", "clang -Wall -Wextra -Werror")
+    assert hook.build(_SOURCE, tmp_path / "_kernel.so") is None
+    built = kernel.Kernel(tmp_path / "_kernel.so")
+    assert built.version == kernel.load().version
+    assert_lightgbms_bits(built)
+
+
+def assert_lightgbms_bits(built: kernel.Kernel) -> None:
+    """A small model with missing values, categories and classes; both layouts, each version, few rows and many."""
     booster = train(
         data(50, missing=0.1, categories=1), "class", categories=1, objective="multiclass", num_class=3
     )
@@ -70,9 +85,11 @@ def test_a_kernel_without_processor_versions(tmp_path: Path) -> None:
     wanted = booster.predict(rows, num_threads=1)
     for layout in ("lanes", "walk"):
         plan = compile_text(booster.model_to_string(), layout=layout)
-        out = wanted * 0
-        plain.predict(check(memoryview(plan)), rows.ctypes.data, len(rows), out.ctypes.data)
-        assert out.tobytes() == wanted.tobytes()
+        for version in range(built.version + 1):
+            for n in (7, len(rows)):
+                out = wanted[:n] * 0
+                built.predict(check(memoryview(plan)), rows.ctypes.data, n, out.ctypes.data, version)
+                assert out.tobytes() == wanted[:n].tobytes()
 
 
 def test_a_library_of_other_sources(tmp_path: Path) -> None:

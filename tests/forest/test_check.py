@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from typing import Any
 
@@ -9,16 +10,17 @@ import numpy as np
 import pytest
 from tests.forest.models import data, train
 
-from modeld.forest import Forest, PlanRefused
+from modeld.forest import Forest, PlanRefused, Scaling
 from modeld.forest import format as form
 from modeld.forest.compile import compile_text
 
 
 @pytest.fixture(scope="module")
 def plans() -> dict[str, bytes]:
-    """One plan of each layout, with numbers, missing values and categories."""
+    """One plan of each layout, with numbers, missing values, categories and a scaler."""
     text = train(data(40, missing=0.1, categories=1), categories=1, trees=70).model_to_string()
-    return {layout: bytes(compile_text(text, layout=layout)) for layout in ("lanes", "walk")}
+    scaling = Scaling(np.zeros(6), np.ones(6))
+    return {layout: bytes(compile_text(text, layout=layout, scaling=scaling)) for layout in ("lanes", "walk")}
 
 
 def changed(plan: bytes, section: str, change: Any) -> bytes:
@@ -53,6 +55,12 @@ BOTH: list[tuple[str, Any, str]] = [
     ("first_leaf", put(3, 0), "first leaf"),
     ("leaves", put(5, np.nan), "finite"),
     ("leaves", put(5, -np.inf), "finite"),
+    ("means", put(5, np.nan), "mean"),
+    ("means", put(0, -np.inf), "mean"),
+    ("scales", put(0, 0.0), "scale"),
+    ("scales", put(5, -0.0), "scale"),
+    ("scales", put(5, np.inf), "scale"),
+    ("scales", put(5, np.nan), "scale"),
 ]
 CASES = [
     *(("lanes", *case) for case in BOTH),
@@ -96,9 +104,30 @@ def test_every_header_byte_matters(plans: dict[str, bytes], layout: str) -> None
             except PlanRefused:
                 continue
             accepted.add(at)
-    # Features (more of them than columns use), outputs that divide the trees, transform, average, sigmoid, divisor and
-    # the padding: none of them moves a read out of the plan, and a row's length is the caller's.
-    assert accepted <= {*range(24, 28), 36, *range(64, 128)}
+    # Outputs that divide the trees, transform, average, sigmoid, divisor and the padding: none of them moves a read out
+    # of the plan. More features need more means; `scaled` (88 to 91) is the sections' own.
+    assert accepted <= {36, *range(64, 88), *range(92, 128)}
+
+
+def test_columns_that_arent_there(plans: dict[str, bytes]) -> None:
+    """Nodes without any column would compare memory that nobody has written."""
+    for plan in plans.values():
+        checked = form.check(memoryview(bytearray(plan)))
+        header = dataclasses.replace(checked.header, n_columns=0)
+        sections = {name: array.copy() for name, array in checked.sections.items()}
+        for name, field in (("slots", None), ("nodes", "column")):
+            if name in sections:
+                sections[name][field if field else slice(None)] = 0
+        sections["columns"] = sections["columns"][:0]
+        with pytest.raises(PlanRefused, match="without columns"):
+            Forest(form.assemble(header, sections))
+
+
+def test_a_plan_without_a_scaler_may_have_features_that_nobody_looks_at() -> None:
+    """Then no section depends on their number: a row's length is the caller's to see to."""
+    plan = compile_text(train(data(43)).model_to_string())
+    plan[24:28] = (1000).to_bytes(4, "little")
+    assert Forest(plan).n_features == 1000
 
 
 @pytest.mark.parametrize("layout", ["lanes", "walk"])

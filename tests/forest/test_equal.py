@@ -154,11 +154,16 @@ def test_numbers_of_rows(rows: int) -> None:
 
 @pytest.mark.parametrize("dtype", [np.float32, np.int64, np.float64])
 def test_types_and_strides(dtype: Any) -> None:
-    """float32, whole numbers, Fortran order and strided views predict as LightGBM takes them."""
+    """float32, whole numbers, Fortran order, strides, odd addresses, the other byte order: as LightGBM takes them."""
     booster = train(data(18))
     matrix = (data(19, rows=80) * 3).astype(dtype)
-    for view in (matrix, np.asfortranarray(matrix), matrix[::2]):
+    shifted = np.empty(matrix.nbytes + 1, np.uint8)[1:].view(dtype).reshape(matrix.shape)
+    shifted[:] = matrix
+    assert not shifted.flags.aligned
+    swapped = matrix.astype(matrix.dtype.newbyteorder())
+    for view in (matrix, np.asfortranarray(matrix), matrix[::2], matrix[::-1], shifted):
         assert Forest.from_booster(booster).predict(view).tobytes() == booster.predict(view).tobytes()
+    assert Forest.from_booster(booster).predict(swapped).tobytes() == booster.predict(matrix).tobytes()
 
 
 def test_custom_objective() -> None:
@@ -214,7 +219,13 @@ def test_linear_trees_are_unsupported() -> None:
     [
         ("objective=regression", "objective=novel", "objective 'novel'"),
         ("num_tree_per_iteration=1", "num_tree_per_iteration=5", "12 trees for 5 outputs"),
+        ("num_tree_per_iteration=1", "num_tree_per_iteration=-1", "-1 outputs"),
+        ("num_class=1\nnum_tree_per_iteration=1", "num_class=0", "0 outputs"),
         ("max_feature_idx=5", "max_feature_idx=0", "a feature that the model doesn't have"),
+        ("max_feature_idx=5", "max_feature_idx=-1", "0 features"),
+        ("max_feature_idx=5", "max_feature_idx=99999999999", "100000000000 features"),
+        ("num_leaves=", "num_leaves=99999999999999999999", "isn't as LightGBM writes it"),
+        ("num_leaves=", "num_leaves=-", "isn't as LightGBM writes it"),
         ("\nleft_child=1", "\nleft_child=0", "a child that isn't behind its parent"),
         ("\nleaf_value=", "\nleaf_value=nan ", "leaf_value"),
         ("\nthreshold=", "\nthreshold=1 ", "threshold"),

@@ -8,10 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tests.forest.models import data, train
 
-from modeld.forest import kernel
+from modeld.forest import Scaling, kernel
 from modeld.forest.compile import compile_text
 
 _SOURCE = Path(kernel.__file__).with_name("kernel.c")
@@ -66,6 +67,11 @@ def plans(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
             file = folder / f"{name}-{layout}"
             file.write_bytes(compile_text(booster.model_to_string(), layout=layout))
             files.append(str(file))
+    scaling = Scaling(np.linspace(-3, 3, 6), np.geomspace(1e-3, 1e6, 6))
+    for layout in ("lanes", "walk"):
+        file = folder / f"scaled-{layout}"
+        file.write_bytes(compile_text(numbers.model_to_string(), layout=layout, scaling=scaling))
+        files.append(str(file))
     return files
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import fcntl
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -114,6 +116,54 @@ def test_no_room(plan: bytes) -> None:
     with pytest.raises(PlanRefused, match="room"):
         sealed.seal(fd, [plan])
     os.close(fd)
+
+
+_GROWTH = """
+import ctypes, sys
+import numpy as np
+from modeld.forest import sealed
+from modeld.forest.scorer import Scorer
+
+def memory():
+    lines = dict(line.split(":") for line in open("/proc/self/status"))
+    return [int(lines[name].split()[0]) * 1024 for name in ("RssAnon", "RssShmem")]
+
+fd, total = int(sys.argv[1]), int(sys.argv[2])
+row = np.zeros(158)
+out = ctypes.create_string_buffer(8)
+warm = sealed.open_plans(int(sys.argv[3]), total)[0]
+warm.score(row.ctypes.data, 1, ctypes.addressof(out))
+before = memory()
+scorers = sealed.open_plans(fd, total)
+for scorer in scorers:
+    scorer.score(row.ctypes.data, 1, ctypes.addressof(out))
+own, shared = (after - at for after, at in zip(memory(), before, strict=True))
+print(len(scorers), own, shared)
+"""
+
+
+def test_a_process_that_opens_plans_grows_by_no_more_than_them() -> None:
+    """It shares the memfd's pages with whoever made them; of its own it takes a small part of that, for the check."""
+    text = train(data(73, features=158), trees=10, num_leaves=31).model_to_string()
+    head, *trees = text.partition("\nend of trees")[0].split("\nTree=")
+    plan = compile_text("\nTree=".join([head, *(trees * 30)]))
+    plans = [plan] * (32 * 1024 * 1024 // len(plan))
+    total = sum(map(len, plans))
+    fds = [sealed.reserve(total), sealed.reserve(total)]
+    try:
+        sealed.seal(fds[0], plans)
+        sealed.seal(fds[1], [plan])
+        done = subprocess.run(
+            [sys.executable, "-c", _GROWTH, str(fds[0]), str(total), str(fds[1])],
+            pass_fds=fds, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+    finally:
+        for fd in fds:
+            os.close(fd)
+    opened, own, shared = map(int, done.stdout.split())
+    assert opened == len(plans)
+    assert shared <= total + 65536
+    assert own < total // 4, f"{own} bytes of its own for plans of {total}"
 
 
 def test_scores_are_read_only_memory(plan: bytes) -> None:

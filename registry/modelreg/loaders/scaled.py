@@ -23,8 +23,9 @@ class ScaledModel:
     """
 
     def __init__(self, scaler: Any, model: LoadedModel) -> None:
-        self._scaler = scaler
-        self._model = model
+        #: What transforms rows, and what answers then.
+        self.scaler = scaler
+        self.model = model
         self.outputs = model.outputs
         self.n_features = model.n_features
         self.boosters: dict[str, Any] = {}
@@ -36,14 +37,15 @@ class ScaledModel:
             LoadError: the scaler raised, or changed the shape.
         """
         try:
+            # A copy: scalers fitted with copy=False write into what they are given.
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)
-                scaled = np.ascontiguousarray(self._scaler.transform(rows), dtype=np.float64)
+                scaled = np.ascontiguousarray(self.scaler.transform(rows.copy()), dtype=np.float64)
         except Exception as error:
             raise LoadError(f"{SCALER_FILE}: transform raised {error!r}") from error
         if scaled.shape != rows.shape:
             raise LoadError(f"{SCALER_FILE}: makes {list(scaled.shape)} out of {list(rows.shape)}")
-        return self._model.predict(scaled)
+        return self.model.predict(scaled)
 
 
 def load(sealed: Sealed, model: LoadedModel) -> ScaledModel:

@@ -27,7 +27,7 @@ from modeld.forest.format import check
 Matrix = NDArray[np.float64]
 
 #: Rows of the batch; single rows in a turn; turns.
-_BATCH, _SINGLES, _ROUNDS = 4096, 400, 15
+BATCH, _SINGLES, ROUNDS = 4096, 400, 15
 _LAYOUTS: tuple[Layout, ...] = ("lanes", "walk")
 _VERSIONS = {0: "plain", 1: "AVX2", 2: "AVX-512"}
 
@@ -75,9 +75,9 @@ def main(argv: list[str] | None = None) -> int:
     booster = lightgbm.Booster(model_str=text)
     trees, _, leaves, features = sizes(booster)
     print(
-        f"{trees} trees × {leaves} leaves × {features} features; one thread, µs a row, medians of {_ROUNDS} rounds"
+        f"{trees} trees × {leaves} leaves × {features} features; one thread, µs a row, medians of {ROUNDS} rounds"
     )
-    rows = normal_rows(_BATCH, features)
+    rows = normal_rows(BATCH, features)
     wanted = np.asarray(booster.predict(rows, num_threads=1), np.float64)
 
     singles = {"LightGBM, SingleRowFast": single_row_fast(booster, rows)}
@@ -89,8 +89,8 @@ def main(argv: list[str] | None = None) -> int:
             plan = compile_text(text, layout=layout)
         except PlanUnsupported:
             continue
-        took = [_seconds(lambda layout=layout: compile_text(text, layout=layout)) for _ in range(7)]  # type: ignore[misc]
-        checked = [_seconds(lambda plan=plan: check(memoryview(plan))) for _ in range(7)]  # type: ignore[misc]
+        took = [seconds(lambda layout=layout: compile_text(text, layout=layout)) for _ in range(7)]  # type: ignore[misc]
+        checked = [seconds(lambda plan=plan: check(memoryview(plan))) for _ in range(7)]  # type: ignore[misc]
         print(
             f"{layout}: {len(plan):,} bytes, compiled in {np.median(took) * 1e3:.0f} ms, "
             f"checked in {np.median(checked) * 1e3:.2f} ms"
@@ -102,27 +102,28 @@ def main(argv: list[str] | None = None) -> int:
             singles[f"{layout}, {_VERSIONS[version]}"] = one_row(forest, rows)
             batches[f"{layout}, {_VERSIONS[version]}"] = lambda forest=forest: forest.predict(rows)  # type: ignore[misc]
 
-    _table("one row", {name: lambda call=call: _singles_us(call) for name, call in singles.items()})  # type: ignore[misc]
-    _table(
-        f"{_BATCH:,} rows",
-        {name: lambda call=call: _seconds(call) / _BATCH * 1e6 for name, call in batches.items()},  # type: ignore[misc]
+    table("one row", {name: lambda call=call: singles_us(call) for name, call in singles.items()})  # type: ignore[misc]
+    table(
+        f"{BATCH:,} rows",
+        {name: lambda call=call: seconds(call) / BATCH * 1e6 for name, call in batches.items()},  # type: ignore[misc]
     )
     return 0
 
 
-def _table(title: str, subjects: dict[str, Callable[[], float]]) -> None:
-    """Each subject once a round; the first is what the others are set against."""
-    found = {name: np.array([0.0] * _ROUNDS) for name in subjects}
-    for turn in range(_ROUNDS):
+def table(title: str, subjects: dict[str, Callable[[], float]], notes: dict[str, str] | None = None) -> None:
+    """Each subject once a round; the first is what the others are set against. `notes` end their subjects' lines."""
+    found = {name: np.array([0.0] * ROUNDS) for name in subjects}
+    for turn in range(ROUNDS):
         for name, measure in subjects.items():
             found[name][turn] = measure()
     base = next(iter(found.values()))
     print(f"\n{title:<28}{'µs a row':>10}{'ratio':>8}")
     for name, values in found.items():
-        print(f"{name:<28}{np.median(values):>10.2f}{np.median(values / base):>8.3f}")
+        note = (notes or {}).get(name, "")
+        print(f"{name:<28}{np.median(values):>10.2f}{np.median(values / base):>8.3f}  {note}".rstrip())
 
 
-def _singles_us(predict: Callable[[int], float]) -> float:
+def singles_us(predict: Callable[[int], float]) -> float:
     clock = time.perf_counter_ns
     took = np.empty(_SINGLES)
     for row in range(_SINGLES):
@@ -132,7 +133,7 @@ def _singles_us(predict: Callable[[int], float]) -> float:
     return float(np.median(took)) / 1e3
 
 
-def _seconds(action: Callable[[], object]) -> float:
+def seconds(action: Callable[[], object]) -> float:
     start = time.perf_counter()
     action()
     return time.perf_counter() - start

@@ -13,14 +13,19 @@ from modeld.forest.errors import KernelMissing, PlanError, PlanRefused, PlanUnsu
 
 if TYPE_CHECKING:
     from modeld.forest.forest import Forest
+    from modeld.forest.scaling import Scaling
 
-__all__ = ["Forest", "KernelMissing", "PlanError", "PlanRefused", "PlanUnsupported"]
+__all__ = ["Forest", "KernelMissing", "PlanError", "PlanRefused", "PlanUnsupported", "Scaling"]
 
 
 def __getattr__(name: str) -> Any:
-    """Forest when it is asked for: the daemon's front uses this package's checks and never loads a compiler."""
+    """Forest and Scaling when they are asked for: the front checks plans and never loads a compiler."""
     if name == "Forest":
         from modeld.forest.forest import Forest
 
         return Forest
+    if name == "Scaling":
+        from modeld.forest.scaling import Scaling
+
+        return Scaling
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -11,6 +11,7 @@ from modeld.forest import format as form
 from modeld.forest.errors import PlanUnsupported
 from modeld.forest.format import Array, Header
 from modeld.forest.lgbmodel import Ints, Trees, read
+from modeld.forest.scaling import Scaling
 
 #: auto: lanes where the model fits bytes, else walk.
 Layout = Literal["auto", "lanes", "walk"]
@@ -22,24 +23,34 @@ _IDENTITIES = frozenset({"huber", "lambdarank", "rank_xendcg", "custom"})
 
 
 def compile_text(
-    text: str, *, start_iteration: int = 0, num_iteration: int | None = None, layout: Layout = "auto"
+    text: str,
+    *,
+    start_iteration: int = 0,
+    num_iteration: int | None = None,
+    layout: Layout = "auto",
+    scaling: Scaling | None = None,
 ) -> bytearray:
-    """The plan of a LightGBM text model, or of some of its iterations.
+    """The plan of a LightGBM text model, or of some of its iterations; `scaling` is what its rows go through first.
 
     Raises:
         PlanUnsupported: the model has something that plans don't cover; the message says what.
     """
-    return compile_trees(read(text, start_iteration=start_iteration, num_iteration=num_iteration), layout)
+    try:
+        trees = read(text, start_iteration=start_iteration, num_iteration=num_iteration)
+        return compile_trees(trees, layout, scaling)
+    except (ValueError, LookupError, ArithmeticError) as error:
+        raise PlanUnsupported(f"the text isn't as LightGBM writes it: {error!r}") from error
 
 
-def compile_trees(trees: Trees, layout: Layout = "auto") -> bytearray:
-    transform, sigmoid = _transform(trees)
+def compile_trees(trees: Trees, layout: Layout = "auto", scaling: Scaling | None = None) -> bytearray:
+    if scaling is not None:
+        scaling.check(trees.n_features)
     if trees.n_outputs > form.MAX_OUTPUTS:
         raise PlanUnsupported(f"{trees.n_outputs} outputs")
     if layout != "walk":
         narrow = _Columns(trees, by_direction=False)
         if _fits_lanes(trees, narrow):
-            return _lanes(trees, narrow, transform, sigmoid)
+            return _lanes(trees, narrow, scaling)
         if layout == "lanes":
             raise PlanUnsupported("the model doesn't fit the lanes layout")
     wide = _Columns(trees, by_direction=True)
@@ -49,7 +60,7 @@ def compile_trees(trees: Trees, layout: Layout = "auto") -> bytearray:
         )
     if trees.n_nodes.max() >= form.MAX_LEAVES16:
         raise PlanUnsupported(f"a tree with {trees.n_nodes.max() + 1} leaves")
-    return _walk(trees, wide, transform, sigmoid)
+    return _walk(trees, wide, scaling)
 
 
 def _transform(trees: Trees) -> tuple[int, float]:
@@ -163,9 +174,8 @@ def _fits_lanes(trees: Trees, columns: _Columns) -> bool:
     )
 
 
-def _header(
-    trees: Trees, columns: _Columns, layout: int, n_vectors: int, transform: int, sigmoid: float
-) -> Header:
+def _header(trees: Trees, columns: _Columns, layout: int, n_vectors: int, *, scaled: bool) -> Header:
+    transform, sigmoid = _transform(trees)
     return Header(
         layout=layout,
         n_features=trees.n_features,
@@ -182,11 +192,13 @@ def _header(
         average=int(trees.average),
         sigmoid=sigmoid,
         divisor=float(trees.n_trees // trees.n_outputs),
+        scaled=int(scaled),
     )
 
 
-def _sections(trees: Trees, columns: _Columns) -> dict[str, Array]:
+def _sections(trees: Trees, columns: _Columns, scaling: Scaling | None) -> dict[str, Array]:
     n_leaves = trees.n_nodes + 1
+    none = np.empty(0)
     return {
         "columns": columns.columns,
         "pivots": columns.pivots,
@@ -195,20 +207,23 @@ def _sections(trees: Trees, columns: _Columns) -> dict[str, Array]:
         "sizes": trees.n_nodes,
         "first_leaf": np.cumsum(n_leaves) - n_leaves,
         "leaves": trees.leaf,
+        "means": none if scaling is None else scaling.means,
+        "scales": none if scaling is None else scaling.scales,
     }
 
 
-def _walk(trees: Trees, columns: _Columns, transform: int, sigmoid: float) -> bytearray:
+def _walk(trees: Trees, columns: _Columns, scaling: Scaling | None) -> bytearray:
     nodes = np.zeros(len(trees.feature) + 1, form.NODE)
     inner = nodes[:-1]
     inner["column"], inner["cut"] = columns.of_node, columns.cut
     inner["left"], inner["right"] = trees.left, trees.right
     first = np.cumsum(trees.n_nodes) - trees.n_nodes
-    sections = _sections(trees, columns) | {"first_node": first, "nodes": nodes}
-    return form.assemble(_header(trees, columns, form.WALK, 0, transform, sigmoid), sections)
+    sections = _sections(trees, columns, scaling) | {"first_node": first, "nodes": nodes}
+    header = _header(trees, columns, form.WALK, 0, scaled=scaling is not None)
+    return form.assemble(header, sections)
 
 
-def _lanes(trees: Trees, columns: _Columns, transform: int, sigmoid: float) -> bytearray:
+def _lanes(trees: Trees, columns: _Columns, scaling: Scaling | None) -> bytearray:
     tree = np.repeat(np.arange(trees.n_trees), trees.n_nodes)
     position = np.arange(len(tree)) - (np.cumsum(trees.n_nodes) - trees.n_nodes)[tree]
     leaves, before, after = _labels(trees, tree, position)
@@ -229,10 +244,10 @@ def _lanes(trees: Trees, columns: _Columns, transform: int, sigmoid: float) -> b
     made["from"][at], made["to"][at] = before, after
     wrap_bits = np.zeros(n_vectors, np.uint64)
     np.bitwise_or.at(wrap_bits, vector[wraps], np.uint64(1) << bit[wraps].astype(np.uint64))
-    sections = (
-        _sections(trees, columns) | made | {"positions": positions, "wraps": wrap_bits, "leaves": leaves}
-    )
-    return form.assemble(_header(trees, columns, form.LANES, n_vectors, transform, sigmoid), sections)
+    sections = _sections(trees, columns, scaling) | made
+    sections |= {"positions": positions, "wraps": wrap_bits, "leaves": leaves}
+    header = _header(trees, columns, form.LANES, n_vectors, scaled=scaling is not None)
+    return form.assemble(header, sections)
 
 
 def _labels(trees: Trees, tree: Ints, position: Ints) -> tuple[Array, Ints, Ints]:

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from modeld.forest import proof
 from modeld.forest.compile import Layout, compile_text
 from modeld.forest.errors import PlanUnsupported
+from modeld.forest.scaling import Scaling
 from modeld.forest.scorer import Scorer
 
 
@@ -51,18 +52,25 @@ class Forest:
         start_iteration: int = 0,
         num_iteration: int | None = None,
         layout: Layout = "auto",
+        scaling: Scaling | None = None,
     ) -> Forest:
         """From LightGBM's text format, or some of its iterations (`num_iteration` None or ≤ 0: all from the start).
 
+        `scaling` is what rows go through first: `Scaling.from_sklearn` of a StandardScaler, say.
         The text is believed: prove the result against LightGBM, as `from_booster` does, before relying on it.
 
         Raises:
             PlanUnsupported: the model has something that plans don't cover (linear trees, say).
             KernelMissing: there is no kernel here.
         """
-        return cls(
-            compile_text(text, start_iteration=start_iteration, num_iteration=num_iteration, layout=layout)
+        plan = compile_text(
+            text,
+            start_iteration=start_iteration,
+            num_iteration=num_iteration,
+            layout=layout,
+            scaling=scaling,
         )
+        return cls(plan)
 
     @classmethod
     def from_booster(
@@ -72,6 +80,7 @@ class Forest:
         start_iteration: int = 0,
         num_iteration: int | None = None,
         layout: Layout = "auto",
+        scaling: Scaling | None = None,
         prove: bool = True,
     ) -> Forest:
         """From a Booster; the iterations are chosen as by `Booster.predict`, the best one's by default.
@@ -90,16 +99,16 @@ class Forest:
             start_iteration=start_iteration,
             num_iteration=num_iteration,
             layout=layout,
+            scaling=scaling,
         )
         if prove:
 
             def predict(rows: NDArray[np.float64]) -> NDArray[np.float64]:
-                return np.asarray(
-                    booster.predict(
-                        rows, num_threads=1, start_iteration=start_iteration, num_iteration=num_iteration
-                    ),
-                    np.float64,
+                seen = rows if scaling is None else scaling.apply(rows)
+                found = booster.predict(
+                    seen, num_threads=1, start_iteration=start_iteration, num_iteration=num_iteration
                 )
+                return np.asarray(found, np.float64)
 
             forest.prove(predict)
         return forest
@@ -126,10 +135,13 @@ class Forest:
     def predict(self, X: ArrayLike) -> NDArray[np.float64]:
         """Predictions [n] (or [n, classes]) for rows [n, features]; numbers of any type are taken as float64.
 
+        They are LightGBM's bits for float32 and float64. Whole numbers beyond 2**24 aren't: LightGBM makes float32 of
+        any other type first, where this keeps their value.
+
         Raises:
             ValueError: another shape.
         """
-        rows = np.ascontiguousarray(X, np.float64)
+        rows = np.require(np.asarray(X, np.float64), requirements=("C", "ALIGNED"))
         if rows.ndim != 2 or rows.shape[1] != self.n_features:
             raise ValueError(f"rows of shape {rows.shape}; the model takes [n, {self.n_features}]")
         out = np.empty((len(rows), self.n_outputs))

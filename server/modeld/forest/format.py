@@ -11,21 +11,24 @@ given by the header's counts. Nothing else is in it, and no byte too many.
     sizes       uint32, nodes of each tree
     first_leaf  uint32, where each tree's leaves begin
     leaves      float64
+    means       float64 a feature, where the plan is scaled
+    scales      float64 a feature, where the plan is scaled
     LANES  positions uint32 a chunk (256 trees); slots, cuts, from, to: 64 uint8 a vector; wraps: uint64 a vector
     WALK   first_node uint32 a tree; nodes, 8 bytes each: column, cut, left, right (a node of the tree, or ~leaf)
 
 A *column* is what nodes look at: the rank of a feature's value among the thresholds that the model has for it, with
-one way of telling missing values; or whether the value is in one set of categories.
+one way of telling missing values; or whether the value is in one set of categories. In a scaled plan the value is
+(what came - the feature's mean) / its scale, in float64, before all else.
 
 **Why a checked plan can't read out of bounds or run for ever**, whatever made it. Each index that the kernel takes from
 a plan is one of these, and the check has seen all of them: a column's feature (below n_features), its blocks of
 thresholds, of pivots and its words (inside their sections, and at least one block, as the search for a block never
-gives one at or above the count), a slot or a node's column (below n_columns), a label (below its tree's leaves, as it
-is 0 or some `to` of its tree), a child (above its node and below its tree's size, or one of its tree's leaves),
-first_leaf and first_node (exactly the sums of what came before). Ranks and cuts are compared and never used as an
-index, so their values don't matter. Each loop of the kernel ends at one of the header's or tables' counts, except the
-walk and the search for a block: a walk's node index grows with each step, and the search halves its count. The memory
-must not change after the check: it is a sealed memfd, or bytes of our own.
+gives one at or above the count; means and scales have n_features each), a slot or a node's column (below n_columns), a
+label (below its tree's leaves, as it is 0 or some `to` of its tree), a child (above its node and below its tree's size,
+or one of its tree's leaves), first_leaf and first_node (exactly the sums of what came before). Ranks and cuts are
+compared and never used as an index, so their values don't matter. Each loop of the kernel ends at one of the header's
+or tables' counts, except the walk and the search for a block: a walk's node index grows with each step, and the search
+halves its count. The memory must not change after the check: it is a sealed memfd, or bytes of our own.
 """
 
 from __future__ import annotations
@@ -42,7 +45,7 @@ from numpy.typing import NDArray
 from modeld.forest.errors import PlanRefused
 
 MAGIC = b"modeldPL"
-VERSION = 1
+VERSION = 2
 LANES, WALK = 1, 2
 VALUE, ZERO_MISSING, NAN_MISSING, CATEGORY = range(4)
 IDENTITY, SIGMOID, SOFTMAX, EXPONENTIAL, SIGNED_SQUARE, LOG1P_EXP = range(6)
@@ -58,8 +61,8 @@ MAX_OUTPUTS = 4096
 _MOST = 1 << 31
 
 #: magic, version, layout, bytes in all, features, columns, trees, outputs, blocks of thresholds, blocks of pivots,
-#: words, leaves, nodes, vectors, transform, average (0 or 1), sigmoid, divisor.
-HEADER = struct.Struct("<8sIIQ10III2d40x")
+#: words, leaves, nodes, vectors, transform, average (0 or 1), sigmoid, divisor, scaled (0 or 1).
+HEADER = struct.Struct("<8sIIQ10III2dI36x")
 COLUMN = np.dtype([(name, "<u4") for name in ("feature", "kind", "first", "count", "pivot", "missing")])
 NODE = np.dtype([("column", "<u2"), ("cut", "<u2"), ("left", "<i2"), ("right", "<i2")])
 
@@ -85,6 +88,7 @@ class Header:
     average: int
     sigmoid: float
     divisor: float
+    scaled: int
 
     def sections(self) -> list[tuple[str, np.dtype[Any], int]]:
         """Name, element and number of elements of each section, in order."""
@@ -97,6 +101,8 @@ class Header:
             ("sizes", u4, self.n_trees),
             ("first_leaf", u4, self.n_trees),
             ("leaves", f8, self.n_leaves),
+            ("means", f8, self.n_features * self.scaled),
+            ("scales", f8, self.n_features * self.scaled),
         ]
         if self.layout == WALK:
             # One node more than there are: what stands in for the root of a last tree that has none.
@@ -113,7 +119,7 @@ class Header:
         return HEADER.pack(
             MAGIC, VERSION, self.layout, total, self.n_features, self.n_columns, self.n_trees, self.n_outputs,
             self.n_threshold_blocks, self.n_pivot_blocks, self.n_words, self.n_leaves, self.n_nodes, self.n_vectors,
-            self.transform, self.average, self.sigmoid, self.divisor,
+            self.transform, self.average, self.sigmoid, self.divisor, self.scaled,
         )  # fmt: skip
 
 
@@ -165,7 +171,8 @@ class Checked:
 
 #: What the kernel's struct plan takes from the header as it is.
 _FROM_HEADER = (
-    "layout", "n_features", "n_columns", "n_trees", "n_outputs", "transform", "average", "sigmoid", "divisor",
+    "layout", "n_features", "n_columns", "n_trees", "n_outputs", "transform", "average", "scaled", "sigmoid",
+    "divisor",
 )  # fmt: skip
 
 
@@ -176,14 +183,14 @@ class PlanStruct(ctypes.Structure):
         *(
             (name, ctypes.c_void_p)
             for name in (
-                "columns", "thresholds", "pivots", "words", "first_leaf", "sizes", "leaves", "positions", "slots",
-                "cuts", "from", "to", "wraps", "first_node", "nodes",
+                "columns", "thresholds", "pivots", "words", "first_leaf", "sizes", "leaves", "means", "scales",
+                "positions", "slots", "cuts", "from", "to", "wraps", "first_node", "nodes",
             )
         ),
         *(
             (name, ctypes.c_uint32)
             for name in (
-                "layout", "n_features", "n_columns", "n_trees", "n_outputs", "transform", "average", "reserved",
+                "layout", "n_features", "n_columns", "n_trees", "n_outputs", "transform", "average", "scaled",
             )
         ),
         ("sigmoid", ctypes.c_double),
@@ -232,6 +239,7 @@ def check(plan: memoryview) -> Checked:
         raise PlanRefused(f"the sections end at byte {at}, the plan at {len(plan)}")
     _check_columns(header, sections)
     _check_leaves(header, sections)
+    _check_scaling(sections)
     (_check_lanes if layout == LANES else _check_walk)(header, sections)
     return Checked(header, sections, len(plan))
 
@@ -253,12 +261,15 @@ def _check_header(h: Header) -> None:
     _require(h.layout == LANES or not h.n_vectors, "vectors in the walk layout")
     _require(h.n_columns <= (256 if h.layout == LANES else MAX_COLUMNS16), f"{h.n_columns} columns")
     _require(h.transform <= LOG1P_EXP and h.average <= 1, f"transform {h.transform}, average {h.average}")
+    _require(h.scaled <= 1, f"scaled {h.scaled}")
     _require(math.isfinite(h.sigmoid) and math.isfinite(h.divisor) and h.divisor > 0, "sigmoid or divisor")
 
 
 def _check_columns(h: Header, s: dict[str, Array]) -> None:
     columns = s["columns"]
     if not len(columns):
+        # Ranks are found a column: without any, a node would look at memory that nobody has written.
+        _require(not h.n_nodes, "nodes without columns")
         return
     kind = columns["kind"]
     first, count, pivot = (columns[name].astype(np.int64) for name in ("first", "count", "pivot"))
@@ -280,6 +291,11 @@ def _check_leaves(h: Header, s: dict[str, Array]) -> None:
     _require(h.n_nodes == h.n_leaves - h.n_trees, "nodes and leaves don't go together")
     _require((s["first_leaf"] == ends - n_leaves).all(), "a tree's first leaf")
     _require(np.isfinite(s["leaves"]).all(), "a leaf isn't finite")
+
+
+def _check_scaling(s: dict[str, Array]) -> None:
+    _require(np.isfinite(s["means"]).all(), "a mean isn't finite")
+    _require((np.isfinite(s["scales"]) & (s["scales"] != 0)).all(), "a scale is zero or isn't finite")
 
 
 def _check_lanes(h: Header, s: dict[str, Array]) -> None:

@@ -1,6 +1,8 @@
 /* Score rows with a checked plan: see docs/adr/0004-plan.md for the format and format.py for its check.
  *
- * A row is first reduced to one small integer a column: how many of the column's thresholds lie below the value (its
+ * Where the plan is scaled, a value becomes (value - mean) / scale first, two operations as scikit-learn has them.
+ *
+ * A row is then reduced to one small integer a column: how many of the column's thresholds lie below the value (its
  * rank), so that `value <= threshold` becomes a comparison of integers. Then there are two layouts.
  *
  *   lanes  Ranks, cuts and leaf labels are bytes. A label per tree says where the row stands: the label of the leftmost
@@ -74,6 +76,8 @@ struct plan {
     const uint32_t *words;
     const uint32_t *first_leaf, *sizes;
     const double *leaves;
+    /* One a feature; only where `scaled`. */
+    const double *means, *scales;
     /* Lanes: the positions of each chunk, then a vector of 64 bytes for each of its positions and vectors. */
     const uint32_t *positions;
     const uint8_t *slots, *cuts, *from, *to;
@@ -81,7 +85,7 @@ struct plan {
     /* Walk. */
     const uint32_t *first_node;
     const struct node *nodes;
-    uint32_t layout, n_features, n_columns, n_trees, n_outputs, transform, average, reserved;
+    uint32_t layout, n_features, n_columns, n_trees, n_outputs, transform, average, scaled;
     double sigmoid, divisor;
 };
 
@@ -136,8 +140,10 @@ INLINE int64_t special(const struct plan *p, const struct column *c, double *val
             const struct column *c = p->columns + at;                                                                  \
             const double *value = rows + c->feature, *pivots = p->pivots + (size_t)c->pivot * BLOCK;                   \
             const double *thresholds = p->thresholds + (size_t)c->first * BLOCK;                                       \
+            const int scaled = p->scaled;                                                                              \
+            const double mean = scaled ? p->means[c->feature] : 0.0, scale = scaled ? p->scales[c->feature] : 1.0;     \
             for (size_t row = 0; row < n; row++, value += p->n_features) {                                             \
-                double v = *value;                                                                                     \
+                double v = scaled ? (*value - mean) / scale : *value;                                                  \
                 int64_t rank = special(p, c, &v);                                                                      \
                 if (rank < 0) {                                                                                        \
                     uint32_t block = BLOCK_OF(pivots, c->count, v);                                                    \

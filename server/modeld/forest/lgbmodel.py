@@ -18,6 +18,9 @@ from modeld.forest.errors import PlanUnsupported
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
+#: More than anybody has: what memory is taken for on a header's word.
+MAX_FEATURES = 1 << 20
+
 _FIELD = re.compile(r"^(\w+)=(.*)$", re.MULTILINE)
 _CATEGORICAL, _DEFAULT_LEFT, _MISSING_SHIFT = 1, 2, 2
 
@@ -66,6 +69,8 @@ def read(text: str, *, start_iteration: int = 0, num_iteration: int | None = Non
         n_features = int(header["max_feature_idx"]) + 1
     except (KeyError, ValueError) as error:
         raise PlanUnsupported(f"the header isn't LightGBM's: {error}") from error
+    if n_outputs < 1 or not 0 < n_features <= MAX_FEATURES:
+        raise PlanUnsupported(f"{n_outputs} outputs, {n_features} features")
     if not parts:
         raise PlanUnsupported("the model has no trees")
     parts[-1] = parts[-1].partition("\nend of trees")[0]

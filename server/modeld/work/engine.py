@@ -48,8 +48,8 @@ class Engine:
 
     @property
     def row_independent(self) -> bool:
-        """LightGBM's trees are; a matrix product's last bit may depend on how many rows it has."""
-        return set(self.model.boosters) == set(self.model.outputs)
+        """Plans and LightGBM's trees are; a matrix product's last bit may depend on how many rows it has."""
+        return bool(self._scorers) or set(self.model.boosters) == set(self.model.outputs)
 
     @property
     def fast(self) -> bool:
