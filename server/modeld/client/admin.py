@@ -9,6 +9,7 @@ import zmq
 from modeld.client.blocking import Connection
 from modeld.client.codec import Encoding
 from modeld.client.core import DEFAULT_TIMEOUT_S
+from modeld.client.curve import Curve
 
 
 class AdminClient(Connection):
@@ -20,10 +21,17 @@ class AdminClient(Connection):
         *,
         timeout_s: float = DEFAULT_TIMEOUT_S,
         encoding: Encoding = "json",
+        curve: Curve | None = None,
         context: zmq.Context[zmq.Socket[bytes]] | None = None,
     ) -> None:
         super().__init__(
-            endpoint, timeout_s=timeout_s, try_timeout_s=None, retries=0, encoding=encoding, context=context
+            endpoint,
+            timeout_s=timeout_s,
+            try_timeout_s=None,
+            retries=0,
+            encoding=encoding,
+            context=context,
+            curve=curve,
         )
 
     def status(self) -> dict[str, Any]:

@@ -17,6 +17,8 @@ def status(daemon: Daemon) -> dict[str, Any]:
     degraded = [f"source: {daemon.source_error}"] if daemon.source_error else []
     if daemon.watching in ("restarting", "not answering"):
         degraded.append(f"watcher: {daemon.watching}")
+    if daemon.guard.stale:
+        degraded.append(f"allow_list: {daemon.guard.stale}")
     degraded += [f"{name}: read-only: {why}" for name, why in sorted(daemon.broken.items())]
     lines = []
     workers = []
@@ -86,6 +88,9 @@ def stats(daemon: Daemon) -> dict[str, Any]:
         "dropped_replies": daemon.data.dropped_replies,
         "dropped_messages": daemon.data.dropped_messages,
         "errors": daemon.data.errors,
+        "handshakes_denied": daemon.guard.denied.total,
+        "handshakes_failed": daemon.guard.failed.total,
+        "unauthorized": daemon.guard.unauthorized.total,
         "zygote_restarts": daemon.spawner.zygote_restarts,
         "models": {
             name: {

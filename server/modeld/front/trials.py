@@ -15,6 +15,7 @@ from modeld.forest.sealed import open_plans
 from modeld.front.spawner import Worker
 from modeld.swap.policy import Pointer, State
 from modeld.swap.slot import Trial
+from modeld.watch.kept import kept_signature, signature_beside
 from modeld.wire.contract import Contract
 from modeld.work import ipc
 
@@ -54,7 +55,9 @@ class RunningTrial:
             timeout_s=settings.timeout_s,
             memory_limit_mb=settings.memory_limit_mb,
             max_bytes=settings.max_version_mb << 20,
-            allow_code=pointer.digest in settings.allow_joblib,
+            allow_code=settings.allow_joblib == "signed" or pointer.digest in settings.allow_joblib,
+            keys=settings.require_signature,
+            signatures=[str(path) for path in (signature_beside(pointer), kept_signature(kept))],
         )
         worker.send(ipc.head(ipc.TRIAL) + msgspec.json.encode(request))
         daemon.loop.call_in(settings.timeout_s, self._late)

@@ -47,6 +47,10 @@ class Trial(msgspec.Struct):
     max_bytes: int
     #: Whether pickled parts, which are code, may be loaded.
     allow_code: bool = False
+    #: Public key files, one of which must have signed the version; none: no signature is asked for.
+    keys: list[str] = []
+    #: Where the signature may be.
+    signatures: list[str] = []
 
 
 class Ready(msgspec.Struct):
