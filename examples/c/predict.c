@@ -4,6 +4,7 @@
  *     ./predict tcp://127.0.0.1:5555 alpha 0.01 0.02 nan 1.2
  *
  * Prints "value version generation" and exits 0; 1: the server's error, or a wrong argument; 2: no reply.
+ * A server with CURVE: MODELD_SERVER_KEY, MODELD_PUBLIC_KEY and MODELD_SECRET_KEY in the environment, in Z85.
  */
 #include <errno.h>
 #include <math.h>
@@ -59,6 +60,23 @@ static int receive(void *socket, const char *id, char *reply, char *its_id) {
     return -1;
 }
 
+/* Keys from the environment, before connecting; 0 if they are fit or none is asked for. */
+static int use_curve(void *socket) {
+    static const struct { int option; const char *name; } keys[] = {
+        {ZMQ_CURVE_SERVERKEY, "MODELD_SERVER_KEY"},
+        {ZMQ_CURVE_PUBLICKEY, "MODELD_PUBLIC_KEY"},
+        {ZMQ_CURVE_SECRETKEY, "MODELD_SECRET_KEY"},
+    };
+    for (size_t i = 0; getenv("MODELD_SERVER_KEY") && i < sizeof keys / sizeof *keys; i++) {
+        const char *key = getenv(keys[i].name);
+        if (!key || zmq_setsockopt(socket, keys[i].option, key, strlen(key) + 1)) {
+            fprintf(stderr, "%s is no key\n", keys[i].name);
+            return 1;
+        }
+    }
+    return 0;
+}
+
 int main(int argc, char **argv) {
     static char request[SIZE], reply[SIZE];
     char id[] = "c-1", its_id[64], version[128], word[128];
@@ -73,7 +91,9 @@ int main(int argc, char **argv) {
     void *context = zmq_ctx_new();
     void *socket = zmq_socket(context, ZMQ_DEALER); /* not REQ: that one is stuck after a timeout */
     zmq_setsockopt(socket, ZMQ_LINGER, &linger, sizeof linger);
-    if (zmq_connect(socket, argv[1])) {
+    if (use_curve(socket)) {
+        status = 1;
+    } else if (zmq_connect(socket, argv[1])) {
         fprintf(stderr, "%s: %s\n", argv[1], zmq_strerror(errno));
         status = 1;
     }

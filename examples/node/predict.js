@@ -4,6 +4,7 @@
 //     node predict.js tcp://127.0.0.1:5555 alpha 0.01 0.02 nan 1.2
 //
 // Prints "value version generation" and exits 0; 1: the server's error, or a wrong argument; 2: no reply.
+// A server with CURVE: MODELD_SERVER_KEY, MODELD_PUBLIC_KEY and MODELD_SECRET_KEY in the environment, in Z85.
 "use strict"
 const zmq = require("zeromq")
 
@@ -37,6 +38,12 @@ async function main([endpoint, model, ...words]) {
   }
   // Dealer, not Request: that one is stuck after a timeout.
   const socket = new zmq.Dealer({ linger: 0, sendTimeout: TIMEOUT_MS, receiveTimeout: TIMEOUT_MS })
+  const { MODELD_SERVER_KEY, MODELD_PUBLIC_KEY, MODELD_SECRET_KEY } = process.env
+  if (MODELD_SERVER_KEY) {
+    socket.curveServerKey = MODELD_SERVER_KEY
+    socket.curvePublicKey = MODELD_PUBLIC_KEY
+    socket.curveSecretKey = MODELD_SECRET_KEY
+  }
   socket.connect(endpoint)
   try {
     const reply = await predict(socket, { id: "node-1", model_name: model, features })

@@ -4,10 +4,12 @@
     python predict.py tcp://127.0.0.1:5555 alpha 0.01 0.02 nan 1.2
 
 Prints "value version generation" and exits 0; 1: the server's error, or a wrong argument; 2: no reply.
+A server with CURVE: MODELD_SERVER_KEY, MODELD_PUBLIC_KEY and MODELD_SECRET_KEY in the environment, in Z85.
 """
 
 import json
 import math
+import os
 import sys
 import time
 
@@ -35,6 +37,10 @@ def main(endpoint, model, *words):
     features = [None if math.isnan(value) else value for value in values]
     with zmq.Context() as context, context.socket(zmq.DEALER) as socket:  # REQ would be stuck after a timeout
         socket.linger = 0
+        if "MODELD_SERVER_KEY" in os.environ:
+            socket.curve_serverkey = os.environ["MODELD_SERVER_KEY"].encode()
+            socket.curve_publickey = os.environ["MODELD_PUBLIC_KEY"].encode()
+            socket.curve_secretkey = os.environ["MODELD_SECRET_KEY"].encode()
         socket.connect(endpoint)
         reply = predict(socket, {"id": "python-1", "model_name": model, "features": features})
     if reply is None:

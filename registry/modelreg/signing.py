@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from modelreg.disk import Disk
 from modelreg.errors import IntegrityError, NotFoundError, StoreUnavailableError, UsageError
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 #: A signature, in bytes.
 SIGNATURE_BYTES = 64
@@ -40,13 +45,13 @@ def sign(data: bytes, key_file: Path, disk: Disk) -> bytes:
     return key.sign(data)
 
 
-def check(signature: bytes, data: bytes, key_file: Path, disk: Disk, *, where: str) -> None:
-    """Check a signature with a public key (PEM, OpenSSH or 32 raw bytes), or with the private one.
+def public_key(key_file: Path, disk: Disk) -> Ed25519PublicKey:
+    """Read a public key (PEM, OpenSSH or 32 raw bytes), or the public half of a private one.
 
     Raises:
-        IntegrityError: the signature isn't by that key over these bytes. NotFoundError, UsageError: the key.
+        NotFoundError: no such file. UsageError: it isn't an Ed25519 key.
     """
-    from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+    from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
@@ -71,10 +76,66 @@ def check(signature: bytes, data: bytes, key_file: Path, disk: Disk, *, where: s
         key = key.public_key()
     if not isinstance(key, Ed25519PublicKey):
         raise UsageError(f"{key_file}: not an Ed25519 key")
+    return key
+
+
+def check(signature: bytes, data: bytes, key_file: Path, disk: Disk, *, where: str) -> None:
+    """Check a signature with a key as `public_key` reads it.
+
+    Raises:
+        IntegrityError: the signature isn't by that key over these bytes. NotFoundError, UsageError: the key.
+    """
+    if not _is_by(signature, data, public_key(key_file, disk)):
+        raise IntegrityError(f"{where}: the signature isn't by {key_file} over these files")
+
+
+def check_any(
+    signature_files: Sequence[Path], data: bytes, key_files: Sequence[Path], disk: Disk
+) -> tuple[Path, Path]:
+    """Find a signature by one of several keys; returns its file and the key's.
+
+    An Ed25519 signature doesn't say whose it is: one by an unknown key and one over other bytes look the same.
+
+    Raises:
+        IntegrityError: none of the files is there, or none is by one of the keys over these bytes.
+        StoreUnavailableError: one can't be read, and no other serves. NotFoundError, UsageError: a key.
+    """
+    keys = [(path, public_key(path, disk)) for path in key_files]
+    found = trouble = None
+    for where in signature_files:
+        try:
+            signature = read_signature(where, disk)
+        except IntegrityError as error:
+            if not isinstance(error.__cause__, FileNotFoundError):
+                found = where  # a signature has 64 bytes
+            continue
+        except StoreUnavailableError as error:
+            trouble = error
+            continue
+        found = where
+        for path, key in keys:
+            if _is_by(signature, data, key):
+                return where, path
+    if found is None and trouble is not None:
+        raise trouble
+    if found is None:
+        raise IntegrityError(
+            f"unsigned: there is no {signature_files[0]}; sign the version with: modelreg sign REF --key KEY"
+        )
+    names = ", ".join(str(path) for path in key_files)
+    raise IntegrityError(
+        f"{found}: the signature is by none of the keys {names} over these bytes: another key, or other bytes"
+    )
+
+
+def _is_by(signature: bytes, data: bytes, key: Ed25519PublicKey) -> bool:
+    from cryptography.exceptions import InvalidSignature
+
     try:
         key.verify(signature, data)
-    except InvalidSignature as error:
-        raise IntegrityError(f"{where}: the signature isn't by {key_file} over these files") from error
+    except InvalidSignature:
+        return False
+    return True
 
 
 def signature_file(root: Path, name: str, version: str) -> Path:

@@ -19,7 +19,13 @@ DEFAULT_PATH = Path("/etc/modeld/modeld.yaml")
 ENV_FILE = "MODELD_CONFIG"
 _ENV_PREFIX = "MODELD_"
 #: Environment names with our prefix that are not settings.
-_ENV_OTHERS = frozenset({"MODELD_CONFIG", "MODELD_ENDPOINT", "MODELD_NO_KERNEL"})
+_ENV_OTHERS = frozenset(
+    {
+        *("MODELD_CONFIG", "MODELD_ENDPOINT", "MODELD_NO_KERNEL"),
+        # What clients take their CURVE keys from, our commands and the examples.
+        *("MODELD_KEY_FILE", "MODELD_SERVER_KEY", "MODELD_PUBLIC_KEY", "MODELD_SECRET_KEY"),
+    }
+)
 
 #: No time is longer than this: infinity isn't one. Seconds (31 years).
 _LONGEST = 1e9
@@ -63,7 +69,8 @@ class TrialSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     max_mean_abs_diff: _NonNegative | None = None
     min_rank_correlation: Annotated[float, msgspec.Meta(ge=-1, le=1)] | None = None
     allow_schema_change: bool = False
-    allow_joblib: list[str] = []
+    allow_joblib: list[str] | Literal["signed"] = []
+    require_signature: list[str] = []
 
 
 class Probation(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -90,6 +97,15 @@ class LoopSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     busy_poll_us: Annotated[int, msgspec.Meta(ge=0, le=10_000)] = 0
 
 
+class Security(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """Who gets at the sockets. `modeld.front.exposure` checks what these settings leave open."""
+
+    curve_secret_file: str = ""
+    allow_list: str = ""
+    group: str = ""
+    admin_group: str = ""
+
+
 class Logging(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     format: Literal["auto", "json", "text"] = "auto"
     level: Literal["debug", "info", "warning", "error"] = "info"
@@ -111,6 +127,7 @@ class Config(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     plan: PlanSettings = PlanSettings()
     limits: Limits = Limits()
     loop: LoopSettings = LoopSettings()
+    security: Security = Security()
     logging: Logging = Logging()
 
     def resolve(self, endpoint: str) -> str:

@@ -46,6 +46,13 @@ DRAINING = "draining"
 STOPPED = "stopped"
 STALE_SOCKET = "stale_socket_replaced"
 
+HANDSHAKE_DENIED = "handshake_denied"
+HANDSHAKE_FAILED = "handshake_failed"
+UNAUTHORIZED = "unauthorized"
+ALLOW_LIST_READ = "allow_list_read"
+ALLOW_LIST_BROKEN = "allow_list_broken"
+OPERATION = "operation"
+
 RELOADING = "reloading"
 MODEL_BROKEN = "model_broken"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -10,8 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from tests.e2e.conftest import Daemon
 from tests.registry.conftest import Trained
+
+from modeld import keys
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
@@ -57,9 +61,10 @@ def command(request: pytest.FixtureRequest) -> Command:
     return found
 
 
-def run(command: Command, *arguments: object) -> subprocess.CompletedProcess[str]:
+def run(command: Command, *arguments: object, **env: str) -> subprocess.CompletedProcess[str]:
     words = [*map(str, command), *map(str, arguments)]
-    return subprocess.run(words, capture_output=True, text=True, timeout=30, check=False)
+    environ = {**os.environ, **env}
+    return subprocess.run(words, capture_output=True, text=True, timeout=30, check=False, env=environ)
 
 
 def test_an_example_predicts_to_the_bit(
@@ -85,6 +90,30 @@ def test_an_example_predicts_over_tcp(
     endpoint = f"tcp://127.0.0.1:{free_port}"
     make_daemon(endpoints={"data": ["ipc://{runtime_dir}/data/predict.sock", endpoint]}).start()
     assert run(command, endpoint, "alpha", 0.1, 0.2, 0.3, 0.4).returncode == 0
+
+
+@pytest.mark.usefixtures("registry")
+def test_an_example_speaks_curve(
+    command: Command, make_daemon: Callable[..., Daemon], free_port: int, tmp_path: Path
+) -> None:
+    """With a listed key it predicts; with none it gets no reply."""
+    server, client = keys.generate(), keys.generate()
+    _, secret = keys.write_pair(tmp_path, "server", server)
+    listed = {"keys": [{"key": client.public, "name": "engine", "roles": ["predict"]}]}
+    (tmp_path / "allow.yaml").write_text(yaml.safe_dump(listed))
+    endpoint = f"tcp://127.0.0.1:{free_port}"
+    make_daemon(
+        endpoints={"data": ["ipc://{runtime_dir}/data/predict.sock", endpoint]},
+        security={"curve_secret_file": str(secret), "allow_list": str(tmp_path / "allow.yaml")},
+    ).start()
+    given = {
+        "MODELD_SERVER_KEY": server.public,
+        "MODELD_PUBLIC_KEY": client.public,
+        "MODELD_SECRET_KEY": client.secret,
+    }
+    done = run(command, endpoint, "alpha", 0.1, 0.2, 0.3, 0.4, **given)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert run(command, endpoint, "alpha", 0.1, 0.2, 0.3, 0.4).returncode == 2
 
 
 def test_an_example_tells_errors(command: Command, daemon: Daemon, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import grp
+import os
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -154,3 +156,23 @@ def test_a_router_never_blocks_and_has_limits(context, sock):
             assert one.get(zmq.HANDSHAKE_IVL) == sockets.HANDSHAKE_MS
     with pytest.raises(zmq.ZMQError):
         sock.send_multipart([b"nobody", b"hello"])
+
+
+def test_sockets_are_for_their_owner_and_group(sock, tmp_path):
+    """Files 0660 and directories 0750, of the group that is set, also where the directory was there before."""
+    other = next((g.gr_gid for g in grp.getgrall() if g.gr_gid != os.getgid()), os.getgid())
+    gid = other if os.geteuid() == 0 else os.getgid()
+    directory = tmp_path / "run/data"
+    directory.mkdir(parents=True)
+    directory.chmod(0o777)
+    sockets.bind(sock, f"ipc://{directory}/predict.sock", runtime_dir=str(tmp_path / "run"), gid=gid)
+    for path, mode in ((directory, 0o750), (directory / "predict.sock", 0o660)):
+        assert (path.stat().st_mode & 0o777, path.stat().st_gid) == (mode, gid)
+
+
+def test_directories_of_others_are_left_as_they_are(sock, tmp_path):
+    """An endpoint in /tmp, say, doesn't close /tmp; the socket itself is closed to others."""
+    tmp_path.chmod(0o755)
+    sockets.bind(sock, f"ipc://{tmp_path}/predict.sock", runtime_dir="/run/modeld")
+    assert tmp_path.stat().st_mode & 0o777 == 0o755
+    assert (tmp_path / "predict.sock").stat().st_mode & 0o777 == 0o660

@@ -81,7 +81,9 @@ class Front(Daemon):
         self.descriptors = Silent()  # type: ignore[assignment]
         self.on_event: Callable[[str], None] = lambda _: None
         self.wire = Wire(on_reply)
-        self.data = DataService(self.wire, self.models, config.limits, self.clock_ns, self.incident)  # type: ignore[arg-type]
+        self.data = DataService(
+            self.wire, self.models, config.limits, self.clock_ns, self.incident, self.guard
+        )  # type: ignore[arg-type]
         self.admin = AdminService(Silent(), self)  # type: ignore[arg-type]
         self.spawner: Any = Machine(clock, chance, versions)
         self.link: Any = self.watcher_class(

@@ -16,12 +16,14 @@ import typer
 
 from modeld import __version__
 from modeld.cli import operate
+from modeld.cli.keygen import keygen
 from modeld.client.errors import ModeldError as ClientError
 from modeld.client.errors import RequestTimeout, ServerError
 from modeld.errors import ModeldError
 from modelreg.errors import RegistryError
 
 if TYPE_CHECKING:
+    from modeld.client import Curve
     from modeld.config import Config
 
 app = typer.Typer(
@@ -50,6 +52,18 @@ class Common:
     config_path: Path | None
     overrides: list[str] = field(default_factory=list)
     endpoint: str | None = None
+    key_file: Path | None = None
+    server_key: str | None = None
+
+    def curve(self) -> Curve | None:
+        """The keys for a daemon's tcp endpoints. Raises ValueError where one of the two is given alone."""
+        from modeld.client import Curve
+
+        if self.key_file is None and self.server_key is None:
+            return None
+        if self.key_file is None or self.server_key is None:
+            raise ValueError("--key-file and --server-key go together: who asks, and who may answer")
+        return Curve.from_files(self.key_file, self.server_key)
 
     def config(self) -> Config:
         from modeld.config import load
@@ -80,8 +94,26 @@ def root(
             help="The daemon's endpoint, instead of the configured one.",
         ),
     ] = None,
+    key_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--key-file",
+            metavar="FILE",
+            envvar="MODELD_KEY_FILE",
+            help="Your CURVE secret key, for a daemon's tcp endpoint.",
+        ),
+    ] = None,
+    server_key: Annotated[
+        str | None,
+        typer.Option(
+            "--server-key",
+            metavar="KEY",
+            envvar="MODELD_SERVER_KEY",
+            help="The daemon's public key, or a file with it.",
+        ),
+    ] = None,
 ) -> None:
-    context.obj = Common(config, list(set_ or []), endpoint)
+    context.obj = Common(config, list(set_ or []), endpoint, key_file, server_key)
 
 
 @app.command()
@@ -102,8 +134,11 @@ def serve(context: typer.Context) -> None:
 def check_config(context: typer.Context) -> None:
     """Print the effective configuration, or every mistake in it (exit status 2)."""
     from modeld.config import effective
+    from modeld.front.guard import Guard
 
-    typer.echo(effective(context.obj.config()), nl=False)
+    settings = context.obj.config()
+    Guard.open(settings)
+    typer.echo(effective(settings), nl=False)
 
 
 @app.command()
@@ -137,6 +172,7 @@ def version() -> None:
     typer.echo(__version__)
 
 
+app.command()(keygen)
 operate.register(app)
 
 

@@ -74,6 +74,9 @@ def reload(
         admin.status()  # nobody there: say so soon, whatever the trial may take
         reply = admin.call("reload", model_name=model, wait=wait, force=force, timeout_s=timeout_s)
     _print_outcome(reply, as_json, lambda: _describe_reload(reply))
+    if stale := reply.get("allow_list"):
+        typer.echo(f"modeld: security.allow_list: {stale}", err=True)
+        raise typer.Exit(1)
 
 
 def rollback(
@@ -180,7 +183,7 @@ def predict(
     else:
         rows = _read_csv(csv_file or Path())
     endpoint = _endpoint(context.obj.endpoint or context.obj.config().data_endpoints[0])
-    with Client(endpoint, timeout_s=_TIMEOUT_S) as client:
+    with Client(endpoint, timeout_s=_TIMEOUT_S, curve=context.obj.curve()) as client:
         client.live()  # nobody there: say so soon, whatever the prediction may take
         client.timeout_s = _PREDICT_TIMEOUT_S
         reply = client.call("predict", model_name=model, features=rows)
@@ -235,7 +238,7 @@ def _read_csv(path: Path) -> list[dict[str, float | None]]:
 
 def _admin(context: typer.Context) -> AdminClient:
     endpoint = _endpoint(context.obj.endpoint or context.obj.config().admin_endpoint)
-    return AdminClient(endpoint, timeout_s=_TIMEOUT_S)
+    return AdminClient(endpoint, timeout_s=_TIMEOUT_S, curve=context.obj.curve())
 
 
 def _print_json(reply: dict[str, Any]) -> None:

@@ -12,7 +12,8 @@ from modeld.client.admin import AdminClient
 from modeld.client.aio import AsyncClient
 from modeld.client.blocking import Client
 from modeld.client.codec import Prediction
+from modeld.client.curve import Curve
 from modeld.client.events import Event
 from modeld.client.exchange import Health
 
-__all__ = ["AdminClient", "AsyncClient", "Client", "Event", "Health", "Prediction"]
+__all__ = ["AdminClient", "AsyncClient", "Client", "Curve", "Event", "Health", "Prediction"]

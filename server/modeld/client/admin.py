@@ -9,6 +9,7 @@ import zmq
 from modeld.client.blocking import Connection
 from modeld.client.codec import Encoding
 from modeld.client.core import DEFAULT_TIMEOUT_S
+from modeld.client.curve import Curve
 
 #: A reload or a rollback may wait for a trial; the daemon gives up waiting 5 s after `trial.timeout_s` (30 by default).
 #: Whoever raises that passes a longer time here. Seconds.
@@ -27,10 +28,17 @@ class AdminClient(Connection):
         *,
         timeout_s: float = DEFAULT_TIMEOUT_S,
         encoding: Encoding = "json",
+        curve: Curve | None = None,
         context: zmq.Context[zmq.Socket[bytes]] | None = None,
     ) -> None:
         super().__init__(
-            endpoint, timeout_s=timeout_s, try_timeout_s=None, retries=0, encoding=encoding, context=context
+            endpoint,
+            timeout_s=timeout_s,
+            try_timeout_s=None,
+            retries=0,
+            encoding=encoding,
+            context=context,
+            curve=curve,
         )
 
     def status(self) -> dict[str, Any]:

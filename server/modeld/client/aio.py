@@ -15,6 +15,7 @@ import zmq.asyncio
 from modeld.client import core, events
 from modeld.client.codec import Encoding, Prediction, Reply, read_reply
 from modeld.client.core import DEFAULT_TIMEOUT_S, Core
+from modeld.client.curve import Curve
 from modeld.client.errors import ClientClosed
 from modeld.client.events import Event
 from modeld.client.exchange import Exchange, Health
@@ -48,6 +49,7 @@ class AsyncClient(Core):
         encoding: Encoding = "json",
         events: str | Sequence[str] | None = None,
         on_swap: Callable[[Event], object] | None = None,
+        curve: Curve | None = None,
         context: zmq.asyncio.Context | None = None,
     ) -> None:
         core.check_events(events, on_swap)
@@ -58,6 +60,7 @@ class AsyncClient(Core):
         self._context = context or self._own_context
         self._event_endpoints = events
         self._on_swap = on_swap
+        self._curve = curve
         self._sockets: list[zmq.asyncio.Socket] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._flights: dict[int, _Flight] = {}
@@ -149,10 +152,10 @@ class AsyncClient(Core):
         try:
             for name in self._endpoints.names:
                 socket = self._socket(self._context, zmq.DEALER)
-                connect(socket, name)
+                connect(socket, name, self._curve)
             readers = list(self._sockets)
             if self._event_endpoints is not None:
-                subscribe(self._socket(self._context, zmq.SUB), self._event_endpoints)
+                subscribe(self._socket(self._context, zmq.SUB), self._event_endpoints, self._curve)
         except zmq.ZMQError:
             for socket in self._sockets:
                 socket.close()

@@ -14,6 +14,7 @@ import zmq
 from modeld.client import core
 from modeld.client.codec import Encoding, Prediction, read_reply
 from modeld.client.core import DEFAULT_TIMEOUT_S, Core
+from modeld.client.curve import Curve
 from modeld.client.errors import ClientClosed, RequestTimeout
 from modeld.client.events import Event, EventThread
 from modeld.client.exchange import Exchange, Health
@@ -35,6 +36,7 @@ class Connection(Core):
         retries: int | None,
         encoding: Encoding,
         context: zmq.Context[zmq.Socket[bytes]] | None,
+        curve: Curve | None,
     ) -> None:
         super().__init__(
             endpoint, timeout_s=timeout_s, try_timeout_s=try_timeout_s, retries=retries, encoding=encoding
@@ -46,7 +48,7 @@ class Connection(Core):
             for name in self._endpoints.names:
                 socket = self._context.socket(zmq.DEALER)
                 self._sockets.append(socket)
-                connect(socket, name)
+                connect(socket, name, curve)
         except zmq.ZMQError:
             self._close_sockets()
             raise
@@ -150,6 +152,7 @@ class Client(Connection):
         events: the events socket, or several; needed for `on_swap`.
         on_swap: called with an `Event` for each swap and rollback, in a daemon thread of this client's own, one at a
             time. It may use this client. What it raises is logged.
+        curve: keys for tcp endpoints that speak CURVE. A wrong or unlisted key gets no answer: requests time out.
         context: a ZeroMQ context of your own; the process's shared one otherwise.
 
     Raises:
@@ -167,6 +170,7 @@ class Client(Connection):
         encoding: Encoding = "json",
         events: str | Sequence[str] | None = None,
         on_swap: Callable[[Event], object] | None = None,
+        curve: Curve | None = None,
         context: zmq.Context[zmq.Socket[bytes]] | None = None,
     ) -> None:
         core.check_events(events, on_swap)
@@ -177,11 +181,12 @@ class Client(Connection):
             retries=retries,
             encoding=encoding,
             context=context,
+            curve=curve,
         )
         self._events: EventThread | None = None
         if events is not None and on_swap is not None:
             try:
-                self._events = EventThread(self._context, events, on_swap)
+                self._events = EventThread(self._context, events, on_swap, curve)
             except zmq.ZMQError:
                 self._close_sockets()
                 raise

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 import zmq
 
+from modeld.client.curve import Curve
 from modeld.client.errors import ProtocolError
 from modeld.client.sockets import subscribe
 
@@ -68,13 +69,14 @@ class EventThread:
         context: zmq.Context[zmq.Socket[bytes]],
         endpoints: str | Sequence[str],
         on_swap: Callable[[Event], object],
+        curve: Curve | None = None,
     ) -> None:
         self._on_swap = on_swap
         self._socket: zmq.Socket[bytes] = context.socket(zmq.SUB)
         self._stop: zmq.Socket[bytes] = context.socket(zmq.PAIR)
         self._stopped: zmq.Socket[bytes] = context.socket(zmq.PAIR)
         try:
-            subscribe(self._socket, endpoints)
+            subscribe(self._socket, endpoints, curve)
         except zmq.ZMQError:
             self._close_sockets()
             raise

@@ -7,6 +7,8 @@ from typing import Any
 
 import zmq
 
+from modeld.client.curve import Curve
+
 #: Milliseconds before a lost connection is tried again: the first time, and at most.
 RECONNECT_MS, RECONNECT_MAX_MS = 20, 1000
 #: Servers that vanished without a word are noticed by heartbeats. Milliseconds.
@@ -15,21 +17,29 @@ HEARTBEAT_MS, HEARTBEAT_TIMEOUT_MS = 5000, 15000
 SWAPS = (b"swap.", b"rollback.")
 
 
-def connect(socket: zmq.Socket[Any], endpoint: str) -> None:
+def connect(socket: zmq.Socket[Any], endpoint: str, curve: Curve | None = None) -> None:
     """Set up a DEALER and connect it. Raises zmq.ZMQError for an endpoint that can't be parsed."""
     _set_options(socket)
     # Nothing is queued for a server that isn't there: a rollback given up must not run an hour later.
     socket.setsockopt(zmq.IMMEDIATE, 1)
-    socket.connect(endpoint)
+    _connect(socket, endpoint, curve)
 
 
-def subscribe(socket: zmq.Socket[Any], endpoints: str | Sequence[str]) -> None:
+def subscribe(socket: zmq.Socket[Any], endpoints: str | Sequence[str], curve: Curve | None = None) -> None:
     """Set up a SUB socket for swaps at these endpoints. Raises as `connect`."""
     _set_options(socket)
     for topic in SWAPS:
         socket.setsockopt(zmq.SUBSCRIBE, topic)
-    for endpoint in [endpoints] if isinstance(endpoints, str) else endpoints:
-        socket.connect(endpoint)
+    # What is set holds for what is connected later, and keys can't be taken back: ipc first.
+    names = [endpoints] if isinstance(endpoints, str) else endpoints
+    for endpoint in sorted(names, key=lambda name: not name.startswith("ipc://")):
+        _connect(socket, endpoint, curve)
+
+
+def _connect(socket: zmq.Socket[Any], endpoint: str, curve: Curve | None) -> None:
+    if curve is not None and not endpoint.startswith("ipc://"):
+        curve.apply(socket)
+    socket.connect(endpoint)
 
 
 def _set_options(socket: zmq.Socket[Any]) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import zmq
 
+from modeld import log
 from modeld.errors import RequestError, retryable
 from modeld.front import report
 from modeld.front.zsocket import ZSocket
@@ -29,9 +29,6 @@ _HISTORY = 1000
 _WRITE_CODES = {
     "not_found": "VERSION_NOT_AVAILABLE", "conflict": "CONFLICT", "gate": "CONFLICT", "usage": "MALFORMED",
 }  # fmt: skip
-
-#: libzmq's name for a peer on a unix socket, from SO_PEERCRED.
-_LOCAL_PEER = re.compile(r"[^:]*:(?P<uid>\d+):\d+:\d+")
 
 Respond = Callable[[dict[str, Any] | RequestError], None]
 
@@ -81,7 +78,12 @@ class AdminService:
                 )
             if len(body) > 1:
                 raise RequestError("MALFORMED", f"{request.op} takes no raw frames; {len(body) - 1} came")
-            handler(self, request, _actor(parts[-1]), respond)
+            actor = self._daemon.guard.admit(parts[0], request.op).name
+            if request.op in _ACTS:
+                self._daemon.log(
+                    log.OPERATION, op=request.op, actor=actor, model=request.model_name, reason=request.reason
+                )
+            handler(self, request, actor, respond)
         except RequestError as e:
             request_id = request_id if e.request_id is None else e.request_id
             respond(e)
@@ -99,6 +101,14 @@ class AdminService:
         respond(report.status(self._daemon))
 
     def _reload(self, request: AdminRequest, _actor: str, respond: Respond) -> None:
+        if request.model_name is None and (stale := self._daemon.guard.reload()) is not None:
+            respond_alone = respond
+
+            def respond(outcome: dict[str, Any] | RequestError) -> None:
+                if not isinstance(outcome, RequestError):
+                    outcome = {**outcome, "allow_list": stale}
+                respond_alone(outcome)
+
         def looked() -> None:
             if self._daemon.source_error:
                 respond(
@@ -344,16 +354,8 @@ def _reload_line(slot: Slot) -> dict[str, Any]:
     return line
 
 
-def _actor(frame: zmq.Frame) -> str:
-    """Who sent a message: the uid behind a unix socket, or the peer's address."""
-    try:
-        address = frame.get("Peer-Address")
-    except zmq.ZMQError:
-        return "unknown"
-    local = _LOCAL_PEER.fullmatch(str(address))
-    return f"uid:{local['uid']}" if local else str(address or "unknown")
-
-
+#: What changes something, and so is logged with who asked for it, whatever becomes of it.
+_ACTS = frozenset({"reload", "rollback", "hold", "release", "drain"})
 _OPS: dict[str, Callable[[AdminService, AdminRequest, str, Respond], None]] = {
     "status": AdminService._status,
     "reload": AdminService._reload,

@@ -26,6 +26,7 @@ from modeld.front import sockets
 from modeld.front.admin import AdminService
 from modeld.front.data import DataService, Served
 from modeld.front.descriptors import Descriptors
+from modeld.front.guard import Guard
 from modeld.front.link import Link
 from modeld.front.loop import Loop
 from modeld.front.notify import Notifier
@@ -76,6 +77,7 @@ class Daemon:
 
     def __init__(self, config: Config) -> None:
         self.config = config
+        self.guard = Guard.open(config)
         self.loop = Loop(busy_poll_us=config.loop.busy_poll_us)
         self.models: dict[str, Served] = {}
         self.source_error: str | None = None
@@ -121,21 +123,16 @@ class Daemon:
         admin = sockets.router(context, min(config.limits.max_message_bytes, 1 << 20))
         self._events = sockets.publisher(context)
         bound: list[tuple[str, int, int]] = []
-        listening: list[str] = []
         try:
-            for sock, endpoint in (
-                *((data, endpoint) for endpoint in config.data_endpoints),
-                (admin, config.admin_endpoint),
-                (self._events, config.events_endpoint),
-            ):
-                made = sockets.bind(sock, endpoint)
-                if made is not None:
-                    bound.append(made)
-                elif sock is data:
-                    listening.append(str(data.get_string(zmq.LAST_ENDPOINT)).rstrip("\0"))
+            self.guard.start(context, self.loop, [data, admin, self._events])
+            listening = sockets.bind_all(
+                config, {"data": data, "admin": admin, "events": self._events}, self.guard, bound
+            )
             self.descriptors = Descriptors(data, listening)
             data_socket, admin_socket = ZSocket(data), ZSocket(admin)
-            self.data = DataService(data_socket, self.models, config.limits, self.clock_ns, self.incident)
+            self.data = DataService(
+                data_socket, self.models, config.limits, self.clock_ns, self.incident, self.guard
+            )
             self.admin = AdminService(admin_socket, self)
             self.loop.add_socket(data_socket, self.data.on_message)
             self.loop.add_socket(admin_socket, self.admin.on_message)
@@ -184,6 +181,7 @@ class Daemon:
             self.spawner.close()
         if hasattr(self, "descriptors"):
             self.descriptors.close()
+        self.guard.close()
         for sock in socks:
             sock.close()
         context.term()  # waits for replies on their way, LINGER_MS at most

@@ -10,6 +10,7 @@ import zmq
 from modeld import __version__
 from modeld.config import Limits
 from modeld.errors import RequestError, retryable
+from modeld.front.guard import Guard
 from modeld.front.servable import Job
 from modeld.front.stats import Stats
 from modeld.front.zsocket import ZSocket
@@ -115,8 +116,11 @@ class DataService:
         limits: Limits,
         clock_ns: Callable[[], int],
         on_incident: Callable[[BaseException], str],
+        guard: Guard,
     ) -> None:
         self.sock = sock
+        #: None where nobody has to show a key.
+        self._guard = guard if guard.curve else None
         self.models = models
         self.clock_ns = clock_ns
         self.draining = False
@@ -152,6 +156,8 @@ class DataService:
                 )
             request = header.decode(head)
             request_id = request.id
+            if self._guard is not None:
+                self._guard.admit(self.sock.first, request.op)
             if request.op == "predict":
                 self._predict(envelope, encode, request, body[1:], admitted_ns)
             else:

@@ -21,6 +21,8 @@ def status(daemon: Daemon) -> dict[str, Any]:
         degraded.append(
             "descriptors: all are taken by connections; no new ones are accepted over TCP for now"
         )
+    if daemon.guard.stale:
+        degraded.append(f"allow_list: {daemon.guard.stale}")
     degraded += [f"{name}: read-only: {why}" for name, why in sorted(daemon.broken.items())]
     lines = []
     workers = []
@@ -93,6 +95,9 @@ def stats(daemon: Daemon) -> dict[str, Any]:
         "dropped_replies": daemon.data.dropped_replies + daemon.admin.dropped_replies,
         "dropped_messages": daemon.data.dropped_messages + daemon.admin.dropped_messages,
         "errors": daemon.data.errors,
+        "handshakes_denied": daemon.guard.denied.total,
+        "handshakes_failed": daemon.guard.failed.total,
+        "unauthorized": daemon.guard.unauthorized.total,
         "zygote_restarts": daemon.spawner.zygote_restarts,
         "models": {
             name: {

@@ -6,13 +6,19 @@ import contextlib
 import errno
 import os
 import socket
+import stat
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import zmq
 
 from modeld import log
 from modeld.errors import EndpointInUse, ModeldError
+from modeld.front.exposure import group_id
+
+if TYPE_CHECKING:
+    from modeld.config import Config
+    from modeld.front.guard import Guard
 
 #: Messages that may wait for one peer in each direction; past it, replies to that peer are dropped and counted.
 HIGH_WATER_MARK = 1000
@@ -50,19 +56,61 @@ def publisher(context: zmq.Context[Any]) -> zmq.Socket[bytes]:
     sock.set(zmq.SNDHWM, HIGH_WATER_MARK)
     sock.set(zmq.MAXMSGSIZE, 1024)
     sock.set(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
+    sock.set(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
+    sock.set(zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_TIMEOUT_MS)
     sock.set(zmq.LINGER, LINGER_MS)
     return sock
 
 
-def bind(sock: zmq.Socket[bytes], endpoint: str) -> tuple[str, int, int] | None:
+def bind_all(
+    config: Config,
+    socks: dict[Literal["data", "admin", "events"], zmq.Socket[bytes]],
+    guard: Guard,
+    bound: list[tuple[str, int, int]],
+) -> list[str]:
+    """Bind every configured endpoint; ipc files are appended to `bound` as they are made. Raises as `bind`.
+
+    Returns:
+        The data socket's endpoints that aren't ipc, as ZeroMQ names them.
+    """
+    listening: list[str] = []
+    groups = {
+        "data": config.security.group,
+        "events": config.security.group,
+        "admin": config.security.admin_group,
+    }
+    endpoints = {
+        "data": config.data_endpoints,
+        "admin": [config.admin_endpoint],
+        "events": [config.events_endpoint],
+    }
+    for name, sock in socks.items():
+        # What is set on a socket holds for what is bound later, and a ZAP domain can't be taken back: ipc first.
+        for endpoint in sorted(endpoints[name], key=lambda one: not one.startswith("ipc://")):
+            if not endpoint.startswith("ipc://"):
+                guard.protect(sock)
+            made = bind(sock, endpoint, runtime_dir=config.runtime_dir, gid=group_id(groups[name]))
+            if made is not None:
+                bound.append(made)
+            elif name == "data":
+                listening.append(str(sock.get_string(zmq.LAST_ENDPOINT)).rstrip("\0"))
+    return listening
+
+
+def bind(
+    sock: zmq.Socket[bytes], endpoint: str, *, runtime_dir: str | None = None, gid: int | None = None
+) -> tuple[str, int, int] | None:
     """Bind, replacing an ipc file that nobody listens on; returns the ipc file that was made, for `remove_files`.
+
+    A socket file is for its owner and group (0660), and so is a directory that is made for it or is below
+    `runtime_dir` (0750). `gid`: that group; None leaves the process's own.
 
     Raises:
         EndpointInUse: a live process listens there.
         ModeldError: the address is no address, or may not be bound.
     """
     if endpoint.startswith("ipc://"):
-        _prepare_path(Path(endpoint.removeprefix("ipc://")), endpoint)
+        _prepare_path(Path(endpoint.removeprefix("ipc://")), endpoint, runtime_dir, gid)
     try:
         sock.bind(endpoint)
     except zmq.ZMQError as e:
@@ -75,19 +123,39 @@ def bind(sock: zmq.Socket[bytes], endpoint: str) -> tuple[str, int, int] | None:
         return None
     path = endpoint.removeprefix("ipc://")
     made = os.stat(path)
+    _restrict(path, 0o660, gid)
     return path, made.st_dev, made.st_ino
 
 
-def _prepare_path(path: Path, endpoint: str) -> None:
+def _restrict(path: str | Path, mode: int, gid: int | None) -> None:
+    """Raises ModeldError where the group can't be given, or the mode."""
+    try:
+        found = os.stat(path)
+        if gid is not None and found.st_gid != gid:
+            os.chown(path, -1, gid)
+        if stat.S_IMODE(found.st_mode) != mode:
+            os.chmod(path, mode)
+    except OSError as e:
+        raise ModeldError(
+            f"{path}: can't be given mode {mode:04o}{'' if gid is None else f' and group {gid}'}: {e.strerror}; "
+            "the daemon's user must own it and belong to the group"
+        ) from e
+
+
+def _prepare_path(path: Path, endpoint: str, runtime_dir: str | None, gid: int | None) -> None:
     """libzmq silently takes over any socket file, even a live one: so find out first, and make the directory."""
     if len(os.fsencode(path)) > _UNIX_PATH_BYTES:
         raise ModeldError(
             f"{endpoint}: a socket path has at most {_UNIX_PATH_BYTES} bytes; shorten runtime_dir"
         )
     try:
+        there = path.parent.exists()
         path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
     except OSError as e:
         raise ModeldError(f"{path.parent}: can't make the directory for {endpoint}: {e.strerror}") from e
+    if not there or (runtime_dir is not None and Path(runtime_dir) in path.parent.parents):
+        # What somebody made stricter stays so.
+        _restrict(path.parent, 0o750 & stat.S_IMODE(path.parent.stat().st_mode), gid)
     if not path.exists():
         return
     if not path.is_socket():

@@ -13,6 +13,7 @@ from modeld.front.servable import Servable
 from modeld.front.spawner import Worker
 from modeld.swap.policy import Pointer, State
 from modeld.swap.ports import Trial
+from modeld.watch.kept import kept_signature, signature_beside
 from modeld.wire.contract import Contract
 from modeld.work import ipc
 
@@ -36,7 +37,9 @@ def request(config: Config, pointer: Pointer) -> ipc.Trial:
         timeout_s=settings.timeout_s,
         memory_limit_mb=settings.memory_limit_mb,
         max_bytes=settings.max_version_mb << 20,
-        allow_code=pointer.digest in settings.allow_joblib,
+        allow_code=settings.allow_joblib == "signed" or pointer.digest in settings.allow_joblib,
+        keys=settings.require_signature,
+        signatures=[str(path) for path in (signature_beside(pointer), kept_signature(kept))],
         max_row_us=settings.max_row_us,
     )
 

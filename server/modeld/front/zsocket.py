@@ -26,10 +26,12 @@ class ZSocket:
     mustn't be trusted until the socket was asked again. Not thread-safe.
     """
 
-    __slots__ = ("_get", "_recv", "_send", "active", "fd", "raw")
+    __slots__ = ("_get", "_recv", "_send", "active", "fd", "first", "raw")
 
     def __init__(self, raw: zmq.Socket[bytes]) -> None:
         self.raw = raw
+        #: The first frame of the message that was received last; libzmq's properties of its sender are on it.
+        self.first: zmq.Frame
         fd = raw.get(zmq.FD)
         assert isinstance(fd, int)
         self.fd = fd
@@ -53,7 +55,7 @@ class ZSocket:
         Raises zmq.Again where none waits.
         """
         recv = self._recv
-        part = recv(_NOBLOCK, False, False)
+        self.first = part = recv(_NOBLOCK, False, False)
         frames = [part.bytes if len(part) <= VIEW_BYTES else part.buffer]
         while part.more:
             part = recv(_NOBLOCK, False, False)

@@ -1,6 +1,7 @@
 """The last known good: a verified copy of each version served, in the daemon's own directory.
 
     <state_dir>/good/<model>/<hex of the digest>/   the sealed files
+    <state_dir>/good/<model>/<hex of the digest>.sig its signature, where it has one
     <state_dir>/good/<model>.json                   which one, its generation, and what was rejected
 
 With it a restart serves without the registry, generations go on where they were, and a rejected version isn't tried
@@ -9,6 +10,7 @@ anew. The record names a copy only after the copy is on the disk.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import shutil
@@ -22,6 +24,7 @@ from modelreg.disk import DISK
 from modelreg.errors import IntegrityError, RegistryError
 from modelreg.names import check_model_name
 from modelreg.sealed import CHECKSUM_FILE, checksum_bytes, digest_of, read_sealed
+from modelreg.signing import SIGNATURE_BYTES, signature_file
 
 #: The record's file is never larger. Bytes.
 _MAX_RECORD_BYTES = 1 << 20
@@ -63,12 +66,14 @@ class KeptVersions:
         directory = self._directory(pointer)
         if not directory.exists():
             self._copy(Path(pointer.directory), directory, pointer.digest)
+        self._copy_signature(signature_beside(pointer), kept_signature(directory))
         DISK.write_replace(self._record(pointer.model), msgspec.json.encode(request.kept))
         os.utime(directory)
-        others = sorted((other for other in directory.parent.iterdir() if other != directory), key=_age)
+        copies = (other for other in directory.parent.iterdir() if other.is_dir() and other != directory)
         # The one before stays: a rollback while the source is away needs it for a restart.
-        for other in others[:-1]:
+        for other in sorted(copies, key=_age)[:-1]:
             shutil.rmtree(other, ignore_errors=True)
+            kept_signature(other).unlink(missing_ok=True)
 
     def _directory(self, pointer: Pointer) -> Path:
         return self._good / check_model_name(pointer.model) / pointer.digest.removeprefix("sha256:")
@@ -83,6 +88,23 @@ class KeptVersions:
         if digest_of(checksum) != digest:
             raise RegistryError(f"{source}: its {CHECKSUM_FILE} is sealed in another form; no copy is kept")
         write_copy({**sealed.files, CHECKSUM_FILE: checksum}, target)
+
+    @staticmethod
+    def _copy_signature(source: Path, target: Path) -> None:
+        """A version may be signed after it was first kept. Nothing is checked here: the trial does that."""
+        with contextlib.suppress(FileNotFoundError, IntegrityError):
+            DISK.write_replace(target, DISK.read(source, max_bytes=SIGNATURE_BYTES))
+
+
+def signature_beside(pointer: Pointer) -> Path:
+    """Where a registry has the signature of a version."""
+    model = Path(pointer.directory).absolute().parent.parent
+    return signature_file(model.parent, model.name, pointer.version)
+
+
+def kept_signature(directory: Path) -> Path:
+    """Where the signature of a kept copy is."""
+    return directory.with_suffix(".sig")
 
 
 def _age(directory: Path) -> int:

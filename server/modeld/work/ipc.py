@@ -82,6 +82,10 @@ class Trial(msgspec.Struct):
     max_row_us: float = 50_000
     #: What to compare with; a memfd comes with it.
     live: Live | None = None
+    #: Public key files, one of which must have signed the version; none: no signature is asked for.
+    keys: list[str] = []
+    #: Where the signature may be.
+    signatures: list[str] = []
 
 
 class Ready(msgspec.Struct):

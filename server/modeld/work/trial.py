@@ -14,13 +14,15 @@ from modeld.work import ipc, live, plan
 from modeld.work.engine import Engine, Matrix
 from modelreg import golden as golden_rows
 from modelreg import loaders
+from modelreg.disk import DISK
 from modelreg.environment import library_versions
-from modelreg.errors import NotFoundError, RegistryError, StoreUnavailableError
+from modelreg.errors import IntegrityError, NotFoundError, RegistryError, StoreUnavailableError, UsageError
 from modelreg.goldenrows import synthesise
 from modelreg.lgbtext import parse_header
 from modelreg.loaders import LoadedModel
 from modelreg.metadata import schema_fingerprint
-from modelreg.sealed import Sealed, read_sealed
+from modelreg.sealed import CHECKSUM_FILE, Sealed, checksum_bytes, digest_of, read_sealed
+from modelreg.signing import check_any
 
 #: Rows made up for the proof where a version has no golden rows, and the share of NaN in them.
 _STAND_IN_ROWS, _NAN_FRACTION = 256, 0.02
@@ -63,6 +65,8 @@ def prove(trial: ipc.Trial, live_fd: int, stage: Callable[[str], None]) -> tuple
 
     with timed("verifying"):
         sealed = _read(trial)
+        if trial.keys:
+            _check_signature(sealed, trial)
         _check_code(sealed, allowed=trial.allow_code)
     with timed("loading"):
         model = loaders.load(sealed)
@@ -144,6 +148,19 @@ def _read(trial: ipc.Trial) -> Sealed:
             trouble = trouble or e
     assert trouble is not None
     raise trouble
+
+
+def _check_signature(sealed: Sealed, trial: ipc.Trial) -> None:
+    """What was read is what must be signed: the files on disk may be others by now."""
+    checksum = checksum_bytes(sealed.files)
+    if digest_of(checksum) != sealed.digest:
+        raise IntegrityError(
+            f"{trial.version}: its {CHECKSUM_FILE} is sealed in another form: register it anew"
+        )
+    try:
+        check_any([Path(p) for p in trial.signatures], checksum, [Path(p) for p in trial.keys], DISK)
+    except UsageError as e:  # an operator's key, not the version's fault
+        raise TrialFailed("verifying", f"trial.require_signature: {e}", again=True) from e
 
 
 def _stand_in_rows(sealed: Sealed) -> Matrix:
