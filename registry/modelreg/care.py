@@ -76,6 +76,7 @@ class Care(Queries):
         over = gc.expired(trash.entries(self.root, self._disk), self._clock(), grace_h)
         if not dry_run:
             gc.purge(over, self._disk)
+            leases.sweep(self.root / ".registry" / "leases", self._clock(), self._disk)
         return gc.Swept(tuple(deleted), tuple(f"{entry.name}@{entry.version}" for entry in over))
 
     def backup(

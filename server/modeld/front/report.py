@@ -69,6 +69,7 @@ def _model_status(daemon: Daemon, name: str, served: Served) -> dict[str, Any]:
         }
         if rejection is not None
         else None,
+        "warnings": list(binding.served.warnings) if binding is not None else [],
         "held": slot.held,
         "path": binding.served.path if binding is not None else None,
         "path_reason": (binding.served.unplanned_why or None) if binding is not None else None,

@@ -139,6 +139,8 @@ class Servable:
         self._scored_rows = scored_rows if scorers else 0
         #: Why no plan serves; "" where one does.
         self.unplanned_why = unplanned_why
+        #: What an operator should know of this version.
+        self.warnings: tuple[str, ...] = ()
         self._row_bytes = contract.n_features * 8
         self._reply_bytes = contract.row_width * 8
         self._inline_rows = min(SMALL_ROWS, ipc.INLINE_BYTES // max(self._row_bytes, self._reply_bytes))

@@ -55,6 +55,7 @@ class RunningTrial:
             memory_limit_mb=settings.memory_limit_mb,
             max_bytes=settings.max_version_mb << 20,
             allow_code=pointer.digest in settings.allow_joblib,
+            datasets=daemon.datasets_for(pointer),
         )
         worker.send(ipc.head(ipc.TRIAL) + msgspec.json.encode(request))
         daemon.loop.call_in(settings.timeout_s, self._late)
@@ -100,6 +101,9 @@ class RunningTrial:
         )
         scorers, rows, why = self._plans(ready, contract)
         served = self._daemon.new_servable(pointer, contract, scorers, rows, why)
+        served.warnings = tuple(ready.warnings)
+        for warning in ready.warnings:
+            self._daemon.log(log.DATASET_DRIFT, model=pointer.model, version=pointer.version, warning=warning)
         self._trial.passed(served, self._worker, ready.stages_ms)
 
     def _plans(self, ready: ipc.Ready, contract: Contract) -> tuple[list[Scorer], int, str]:

@@ -265,6 +265,19 @@ class Slot:
         waits = self.trial is None or (self.held is not None and self.trial.outcome == "ready")
         return waits and not self._writing and not 0 < self._aborts < _TOLD_AFTER
 
+    @property
+    def in_use(self) -> set[str]:
+        """The versions that serve, are warm or on trial: a worker may have to read their files."""
+        found = {
+            binding.served.pointer.version for binding in (self.serving, self.warm) if binding is not None
+        }
+        return found | ({self.trial.pointer.version} if self.trial is not None else set())
+
+    def has_served(self, pointer: Pointer) -> bool:
+        """Whether the version is known to be good: a trial of it is about a worker, and not about the version."""
+        known = [b.digest for b in (self.serving, self.warm) if b is not None]
+        return pointer.held_before or pointer.digest in (*known, self._kept and self._kept.digest)
+
     def forgive(self) -> None:
         """Forget that the wanted version was rejected, and try it once more."""
         if self.desired is not None and self.rejected.pop(self.desired.digest, None) is not None:
@@ -388,7 +401,9 @@ class Slot:
 
     def _check_contract(self, trial: Trial) -> None:
         """Other features than the clients of the serving version send: a rejection, unless that was meant."""
-        if self.serving is None or self._allow_schema_change or trial.pointer.allow_schema_change:
+        pointer = trial.pointer
+        meant = self._allow_schema_change or pointer.allow_schema_change or pointer.held_before
+        if self.serving is None or meant:
             return
         old, new = self.serving.contract, trial.served.contract
         if old.features != new.features:

@@ -18,6 +18,8 @@ import struct
 
 import msgspec
 
+from modelreg.settings import DatasetSettings
+
 HEAD = struct.Struct("<B3xIIIQQ")
 TRIAL, PREDICT, PREDICT_MEMFD = 1, 2, 3
 STAGE, READY, REJECTED, RESULT, FAILED = 16, 17, 18, 19, 20
@@ -47,6 +49,8 @@ class Trial(msgspec.Struct):
     max_bytes: int
     #: Whether pickled parts, which are code, may be loaded.
     allow_code: bool = False
+    #: What tells the current data sets, where the version is to be compared with them.
+    datasets: DatasetSettings | None = None
 
 
 class Ready(msgspec.Struct):
@@ -64,6 +68,8 @@ class Ready(msgspec.Struct):
     row_independent: bool
     stages_ms: dict[str, float]
     #: Whether a sealed memfd with a plan for each output comes with this message; if not, why not.
+    #: What an operator should know of the version though it may serve.
+    warnings: list[str] = []
     planned: bool = False
     unplanned_why: str = ""
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from modeld.work import ipc, plan
+from modeld.work.datasets import CurrentDatasets, DriftError
 from modeld.work.engine import Engine, Matrix
 from modelreg import golden as golden_rows
 from modelreg import loaders
@@ -34,7 +35,9 @@ class TrialFailed(Exception):
         self.again = again
 
 
-def prove(trial: ipc.Trial, stage: Callable[[str], None]) -> tuple[Engine, ipc.Ready, list[bytearray]]:
+def prove(
+    trial: ipc.Trial, stage: Callable[[str], None], current: CurrentDatasets | None = None
+) -> tuple[Engine, ipc.Ready, list[bytearray]]:
     """Verify, load and validate `trial`; report each stage as it begins. The plans are proved too, if there are any.
 
     Raises:
@@ -50,7 +53,7 @@ def prove(trial: ipc.Trial, stage: Callable[[str], None]) -> tuple[Engine, ipc.R
             yield
         except (NotFoundError, StoreUnavailableError) as e:
             raise TrialFailed(name, str(e), again=True) from e
-        except (RegistryError, OSError) as e:
+        except (RegistryError, DriftError, OSError) as e:
             raise TrialFailed(name, str(e)) from e
         except MemoryError as e:
             raise TrialFailed(name, f"out of memory: trial.memory_limit_mb is {trial.memory_limit_mb}") from e
@@ -59,6 +62,7 @@ def prove(trial: ipc.Trial, stage: Callable[[str], None]) -> tuple[Engine, ipc.R
     with timed("verifying"):
         sealed = _read(trial)
         _check_code(sealed, allowed=trial.allow_code)
+        warnings = [] if current is None else current.check(sealed.metadata.dataset_version_ids or [])
     with timed("loading"):
         model = loaders.load(sealed)
     with timed("validating"):
@@ -104,6 +108,7 @@ def prove(trial: ipc.Trial, stage: Callable[[str], None]) -> tuple[Engine, ipc.R
         fast_path=fast,
         row_independent=engine.row_independent,
         stages_ms=timings,
+        warnings=warnings,
         planned=bool(plans),
         unplanned_why=unplanned_why,
     )

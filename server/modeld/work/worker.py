@@ -23,6 +23,7 @@ import msgspec
 from modeld.forest import sealed
 from modeld.forest.errors import PlanError
 from modeld.work import ipc, prctl, seccomp
+from modeld.work.datasets import CurrentDatasets
 from modeld.work.engine import Buffer, Engine
 from modeld.work.trial import TrialFailed, prove
 
@@ -33,14 +34,18 @@ def main(channel: socket.socket) -> None:
     if not packet:
         return
     trial = msgspec.json.decode(packet[ipc.HEAD.size :], type=ipc.Trial)
-    plan_fd = _reserve(trial)
-    _confine(trial)
 
     def stage(name: str) -> None:
         channel.send(ipc.head(ipc.STAGE) + name.encode())
 
+    plan_fd = _reserve(trial)
+    current = None
+    if trial.datasets is not None:
+        stage("verifying")
+        current = CurrentDatasets.tell(trial.datasets, trial.timeout_s / 2)
+    _confine(trial)
     try:
-        engine, ready, plans = prove(trial, stage)
+        engine, ready, plans = prove(trial, stage, current)
     except TrialFailed as failure:
         answer = msgspec.json.encode(ipc.Rejected(failure.stage, str(failure), failure.again))
         channel.send(ipc.head(ipc.REJECTED) + answer[: ipc.INLINE_BYTES])
