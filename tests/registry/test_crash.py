@@ -14,6 +14,7 @@ from modelreg import Registry, RegistryError
 from modelreg.adoption import adopt
 from modelreg.backup import restore
 from modelreg.disk import Disk
+from modelreg.importing import discover
 from modelreg.sealed import read_sealed
 
 Verb = Callable[[Registry, Path], object]
@@ -27,7 +28,7 @@ VERBS: dict[str, Verb] = {
     "gc": lambda r, _: r.gc(keep=1),
     "backup": lambda r, given: r.backup(given / "backup.tar"),
     "import": lambda r, given: adopt(
-        r, given / "theirs", name="t", allow_joblib=False, load=False, dry_run=False, disk=r._disk
+        r, discover(given / "theirs", "t", r._disk), allow_joblib=False, load=False
     ),
 }
 

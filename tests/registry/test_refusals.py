@@ -193,9 +193,7 @@ def test_what_is_no_model_in_another_tools_directory_is_passed_over(registry, mo
     assert (found.name, found.version) == ("momentum", None)
     assert found.facts["imported_version"] == "build 7"
     assert (found.facts["imported_tags"], found.facts["imported_created_at"]) == (["x"], "then")
-    (done,) = adopt(
-        registry, listing, name="momentum", allow_joblib=False, load=False, dry_run=False, disk=registry._disk
-    )
+    (done,) = adopt(registry, [found], allow_joblib=False, load=False)
     assert done.ok
 
 
@@ -207,7 +205,7 @@ def test_the_status_that_a_version_had_there_is_kept(registry, model, tmp_path, 
     """Whatever word the other tool had for it."""
     theirs = tmp_path / "theirs"
     timestamped(theirs / "20240101_000000", model, json.dumps({"deployment_status": status}))
-    adopt(registry, theirs, name="t", allow_joblib=False, load=False, dry_run=False, disk=registry._disk)
+    adopt(registry, discover(theirs, "t"), allow_joblib=False, load=False)
     assert registry.state("t").stage_of("20240101_000000") == stage
 
 
