@@ -67,9 +67,16 @@ class Care(Queries):
         """
         if keep < 0:
             raise UsageError(f"--keep {keep}: can't be negative")
+        survey = self.survey()
+        for model, trouble in survey.items():
+            if trouble is not None:
+                raise StoreUnavailableError(
+                    f"{self.root}/{model}: can't be read: {trouble.strerror or trouble}; what its versions derive "
+                    "from isn't known, so nothing is deleted"
+                )
         parents = self._parents()
         deleted = []
-        for model in self.models() if name is None else [name]:
+        for model in survey if name is None else [name]:
             state = self.state(model)
             if state.broken is None:
                 deleted += self._sweep(state, keep, parents, actor, dry_run)
