@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from modelreg.disk import DISK, Disk
 from modelreg.errors import ConflictError, RegistryError
-from modelreg.importing import Found, discover
+from modelreg.importing import Found
 
 if TYPE_CHECKING:
     from modelreg.registry import Registry
@@ -25,21 +24,15 @@ class Adopted:
 
 
 def adopt(
-    registry: Registry,
-    directory: Path,
-    *,
-    name: str | None,
-    allow_joblib: bool,
-    load: bool,
-    dry_run: bool,
-    disk: Disk = DISK,
+    registry: Registry, versions: Iterable[Found], *, allow_joblib: bool, load: bool, dry_run: bool = False
 ) -> list[Adopted]:
-    """Register every version that is found; what was in production there is promoted here, what failed there fails.
+    """Register what ``importing.discover`` found; what was in production there is promoted here, what failed there
+    fails.
 
-    A version that can't be registered doesn't keep the others. Raises as ``importing.discover``.
+    A version that can't be registered doesn't keep the others.
     """
     done = []
-    for found in discover(directory, name, disk):
+    for found in versions:
         ref = f"{found.name}:{found.version or '(now)'}"
         if dry_run:
             done.append(Adopted(str(found.model), ref, "would be imported", True))

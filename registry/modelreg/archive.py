@@ -24,12 +24,12 @@ def write_tar(target: Path, members: Iterable[tuple[str, Path | bytes]], disk: D
     Raises:
         ConflictError: the target exists. StoreUnavailableError: something can't be read or written.
     """
-    if disk.exists(target):
-        raise ConflictError(f"{target} exists; choose another name")
     temporary = target.with_name(f".tmp-{os.getpid()}-{target.name}")
     count = 0
     packed = target.name.endswith((".gz", ".tgz"))
     try:
+        if disk.exists(target):
+            raise FileExistsError
         with (
             disk.writer(temporary) as stream,
             tarfile.open(fileobj=stream, mode="w:gz" if packed else "w") as archive,

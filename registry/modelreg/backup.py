@@ -43,7 +43,10 @@ def back_up(registry: Core, target: Path | None, progress: Progress, disk: Disk)
     """
     if target is None:
         directory = registry.root / ".registry" / "backups"
-        disk.make_dirs(directory)
+        try:
+            disk.make_dirs(directory)
+        except OSError as error:
+            raise StoreUnavailableError(f"{directory}: can't be made: {error.strerror or error}") from error
         target = directory / f"{utc_now():%Y%m%d_%H%M%S}.tar"
     elif target.is_dir():
         target = target / f"modelreg-{utc_now():%Y%m%d_%H%M%S}.tar"
@@ -56,10 +59,16 @@ def _members(registry: Core, progress: Progress, disk: Disk) -> Iterator[tuple[s
         if disk.exists(home / own):
             yield f".registry/{own}", home / own
     heads = {}
-    for problem in registry.unreadable().values():
-        log.warning("%s; it isn't in the backup", problem)
-    for name in registry.models():
+    for name, trouble in registry.survey().items():
         progress(name)
+        if isinstance(trouble, PermissionError):
+            # Somebody else's, by intent; any other trouble would make half a backup look whole.
+            log.warning(
+                "%s/%s: can't be read: %s; it isn't in the backup", registry.root, name, trouble.strerror
+            )
+            continue
+        if trouble is not None:
+            raise trouble
         state = registry.state(name)
         if state.broken:
             raise IntegrityError(

@@ -67,15 +67,23 @@ class Care(Queries):
         """
         if keep < 0:
             raise UsageError(f"--keep {keep}: can't be negative")
+        survey = self.survey()
+        for model, trouble in survey.items():
+            if trouble is not None:
+                raise StoreUnavailableError(
+                    f"{self.root}/{model}: can't be read: {trouble.strerror or trouble}; what its versions derive "
+                    "from isn't known, so nothing is deleted"
+                )
         parents = self._parents()
         deleted = []
-        for model in self.models() if name is None else [name]:
+        for model in survey if name is None else [name]:
             state = self.state(model)
             if state.broken is None:
                 deleted += self._sweep(state, keep, parents, actor, dry_run)
         over = gc.expired(trash.entries(self.root, self._disk), self._clock(), grace_h)
         if not dry_run:
             gc.purge(over, self._disk)
+            leases.sweep(self.root / ".registry" / "leases", self._clock(), self._disk)
         return gc.Swept(tuple(deleted), tuple(f"{entry.name}@{entry.version}" for entry in over))
 
     def backup(

@@ -55,8 +55,10 @@ def split_dataset(text: str) -> tuple[str, str | None]:
     return text, None
 
 
-def current_versions(file: str | None, command: Sequence[str]) -> dict[str, str]:
-    """The current data sets: a JSON object name → version, from a file, or from what a command prints.
+def current_versions(
+    file: str | None, command: Sequence[str], *, timeout_s: float = COMMAND_TIMEOUT_S
+) -> dict[str, str]:
+    """The current data sets: a JSON object name → version, from a file, or from what a command prints in time.
 
     Raises:
         ConfigError: neither, or it isn't such an object.
@@ -67,7 +69,7 @@ def current_versions(file: str | None, command: Sequence[str]) -> dict[str, str]
                 list(command),
                 capture_output=True,
                 stdin=subprocess.DEVNULL,
-                timeout=COMMAND_TIMEOUT_S,
+                timeout=timeout_s,
                 check=True,
             )
             told, where = json.loads(done.stdout), " ".join(command)

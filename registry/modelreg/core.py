@@ -114,7 +114,7 @@ class Core:
         Raises:
             StoreUnavailableError: the root can't be read.
         """
-        return [name for name in self._listed() if self._is_model(name) is True]
+        return [name for name, trouble in self.survey().items() if trouble is None]
 
     def unreadable(self) -> dict[str, str]:
         """What may be models, but can't be looked into: name → why. Another user's directory, for one.
@@ -122,15 +122,31 @@ class Core:
         Raises:
             StoreUnavailableError: the root can't be read.
         """
+        found = self.survey().items()
+        return {
+            name: f"{self.root}/{name}: can't be read: {trouble.strerror or trouble}"
+            for name, trouble in found
+            if trouble is not None
+        }
+
+    def survey(self) -> dict[str, OSError | None]:
+        """Every model, and what may be one, by name: what keeps it from being looked into, or None. One look.
+
+        Raises:
+            StoreUnavailableError: the root can't be read.
+        """
         found = {name: self._is_model(name) for name in self._listed()}
-        return {name: told for name, told in found.items() if isinstance(told, str)}
+        return {name: None if told is True else told for name, told in found.items() if told is not False}
 
     def log_mark(self, name: str, seq: int) -> str | None:
         """What tells the file of record ``seq`` from any other, if it is a model's newest; two system calls."""
         logs = f"{self.root}/{name}/log/"
-        if self._disk.exists(logs + record_name(seq + 1)):
-            return None
-        return self._disk.mark(logs + record_name(seq))
+        try:
+            if self._disk.exists(logs + record_name(seq + 1)):
+                return None
+            return self._disk.mark(logs + record_name(seq))
+        except OSError as error:
+            raise StoreUnavailableError(f"{logs}: can't be read: {error.strerror or error}") from error
 
     def log_marks(self, name: str) -> str:
         """As ``log_mark`` for all records together: it differs where any of the files was touched."""
@@ -311,7 +327,7 @@ class Core:
         except OSError as error:
             raise StoreUnavailableError(f"{self.root}: can't be read: {error.strerror or error}") from error
 
-    def _is_model(self, name: str) -> bool | str:
+    def _is_model(self, name: str) -> bool | OSError:
         """Whether ``name`` in the root is a model; why that can't be told, where it can't."""
         try:
             if name not in self._named:
@@ -325,7 +341,7 @@ class Core:
         except (RegistryError, FileNotFoundError, NotADirectoryError):
             return False
         except OSError as error:
-            return f"{self.root}/{name}: can't be read: {error.strerror or error}"
+            return error
 
     def is_projected(self, name: str, models: list[str]) -> bool:
         """Whether a model's symlinks and state files are those of its log."""

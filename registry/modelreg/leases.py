@@ -8,7 +8,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -20,6 +20,9 @@ from modelreg.errors import IntegrityError, StoreUnavailableError
 
 #: How long a lease holds unless it is renewed, in seconds.
 DEFAULT_TTL_S = 300.0
+
+#: A lease's file stays so long after its end: its holder may only be late.
+LEFT_FOR = dt.timedelta(days=1)
 
 _MAX_LEASE_BYTES = 64 << 10
 
@@ -70,12 +73,16 @@ class Lease:
             "holder": self.holder,
             "expires_at": rfc3339(self._clock() + self._ttl),
         }
+        home = self._path.parent.parent
         try:
+            if not self._disk.exists(home / "registry.json"):
+                # A root that was moved away for a while mustn't find a new one in its place.
+                raise StoreUnavailableError(f"{home}: the registry isn't there now")
             self._disk.make_dirs(self._path.parent)
             self._disk.write_replace(self._path, json.dumps(told).encode())
         except OSError as error:
             raise StoreUnavailableError(
-                f"{self._path}: can't be written: {error.strerror or error}"
+                f"{self._path.parent}: can't be written: {error.strerror or error}"
             ) from error
 
     def release(self) -> None:
@@ -97,7 +104,17 @@ def active(directory: Path, now: dt.datetime, disk: Disk) -> list[LeaseInfo]:
     Raises:
         StoreUnavailableError: the directory can't be read: then nobody knows what is in use.
     """
-    found = []
+    return [info for _, info, ends in _read(directory, disk) if ends > now]
+
+
+def sweep(directory: Path, now: dt.datetime, disk: Disk) -> None:
+    """Remove the files of those who died: leases that ended ``LEFT_FOR`` ago. Raises as ``active``."""
+    for path, _, ends in _read(directory, disk):
+        if now - ends > LEFT_FOR:
+            disk.discard(path)
+
+
+def _read(directory: Path, disk: Disk) -> Iterator[tuple[Path, LeaseInfo, dt.datetime]]:
     try:
         files = disk.listdir(directory) if disk.exists(directory) else []
     except OSError as error:
@@ -110,8 +127,7 @@ def active(directory: Path, now: dt.datetime, disk: Disk) -> list[LeaseInfo]:
             info = LeaseInfo(
                 str(told["name"]), str(told["version"]), str(told["holder"]), str(told["expires_at"])
             )
-            if dt.datetime.fromisoformat(info.expires_at) > now:
-                found.append(info)
+            ends = dt.datetime.fromisoformat(info.expires_at).astimezone(dt.UTC)
         except (OSError, ValueError, KeyError, TypeError, IntegrityError):
             continue
-    return found
+        yield directory / file, info, ends

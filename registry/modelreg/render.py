@@ -59,6 +59,18 @@ def progress_bar(total: int) -> Iterator[Callable[[str], None]]:
         yield tick
 
 
+@contextmanager
+def byte_bar(doing: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A bar on stderr; the function that it gives moves it on by so many bytes."""
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(doing, total=total)
+        yield lambda count: progress.update(task, advance=count)
+
+
 def version_rows(rows: Iterable[Mapping[str, Any]]) -> list[tuple[str, ...]]:
     """Cells for ``list``: name, version, status, channels, registered, metrics, tags."""
     return [

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from modelreg.clock import utc_now
 from modelreg.disk import Disk
+from modelreg.errors import StoreUnavailableError
 
 _STAMP = "%Y%m%d_%H%M%S"
 
@@ -43,10 +44,18 @@ def move(directory: Path, root: Path, disk: Disk) -> Path:
 
 
 def entries(root: Path, disk: Disk) -> list[TrashEntry]:
-    """What is in the trash, oldest first; what isn't an entry is left out."""
+    """What is in the trash, oldest first; what isn't an entry is left out.
+
+    Raises:
+        StoreUnavailableError: it can't be read.
+    """
     trash = root / ".registry" / "trash"
     found = []
-    for file in disk.listdir(trash) if disk.exists(trash) else ():
+    try:
+        files = disk.listdir(trash) if disk.exists(trash) else []
+    except OSError as error:
+        raise StoreUnavailableError(f"{trash}: can't be read: {error.strerror or error}") from error
+    for file in files:
         try:
             name, version, stamp, _ = file.split("@")
             since = dt.datetime.strptime(stamp, _STAMP).replace(tzinfo=dt.UTC)

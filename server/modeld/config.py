@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from modelreg.settings import DatasetSettings
 from modelreg.yamlconf import Document
 
 DEFAULT_PATH = Path("/etc/modeld/modeld.yaml")
@@ -120,6 +121,7 @@ class Config(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     endpoints: Endpoints = Endpoints()
     watch: Watch = Watch()
     trial: TrialSettings = TrialSettings()
+    datasets: DatasetSettings = DatasetSettings()
     workers: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
     keep_warm: Annotated[int, msgspec.Meta(ge=0, le=16)] = 1
     probation: Probation = Probation()

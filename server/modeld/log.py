@@ -37,6 +37,8 @@ WATCHER_DIED = "watcher_died"
 SOURCE_LOST = "source_lost"
 SOURCE_BACK = "source_back"
 KEEP_FAILED = "keep_failed"
+LEASE_FAILED = "lease_failed"
+DATASET_DRIFT = "dataset_drift"
 WRITE_FAILED = "source_write_failed"
 WRITE_DROPPED = "source_write_dropped"
 RETIRED = "version_retired"
@@ -57,7 +59,7 @@ RELOADING = "reloading"
 MODEL_BROKEN = "model_broken"
 
 #: Events that an operator should be told of.
-WARNINGS = frozenset({REJECTED, FELL_BACK, WORKER_DIED, TRIAL_ABORTED, WRITE_FAILED})
+WARNINGS = frozenset({DATASET_DRIFT, REJECTED, FELL_BACK, WORKER_DIED, TRIAL_ABORTED, WRITE_FAILED})
 
 Format = Literal["auto", "json", "text"]
 

@@ -20,11 +20,23 @@ CALLS = frozenset(
     {"open", "read", "write", "fsync", "fstat", "listdir", "stat", "lstat", "mkdir", "replace", "symlink"}
     | {"link", "rename", "unlink", "rmdir", "readlink"}
 )
-WRITES = CALLS - {"read", "fstat", "listdir", "stat", "lstat", "readlink"}
+
+
+#: The calls that fail with an errno, where not all of them do.
+FAILING = {
+    errno.ENOSPC: frozenset({"open", "write", "fsync", "mkdir", "replace", "symlink", "link", "rename"}),
+    errno.EACCES: CALLS - {"read", "write", "fsync", "fstat"},
+}
+
+
+#: The calls that a full disk goes on refusing.
+TAKE_ROOM = frozenset({"write", "mkdir", "symlink", "link"})
 
 
 class StopsAt:
     """Counts calls once armed; at call ``at`` (from 0) and ever after it is as if the process were dead."""
+
+    calls = CALLS
 
     def __init__(self) -> None:
         self.count = -1
@@ -35,7 +47,7 @@ class StopsAt:
 
     def __getattr__(self, name: str) -> Any:
         real = getattr(os, name)
-        if name not in CALLS:
+        if name not in self.calls:
             return real
 
         def call(*arguments: Any, **options: Any) -> Any:
@@ -52,15 +64,18 @@ class StopsAt:
 
 
 class FailsAt(StopsAt):
-    """One writing call fails with an errno; all others work."""
+    """Call ``at`` fails with an errno; those after it work, or where it is ``lasting``, those that need room fail."""
 
-    def __init__(self, code: int) -> None:
+    def __init__(self, code: int, *, lasting: bool = False) -> None:
         super().__init__()
         self.code = code
+        self.lasting = lasting
+        self.calls = FAILING.get(code, CALLS)
+        self.hits = 0
 
     def hit(self, name: str) -> None:
-        if name in WRITES and self.at is not None:
-            self.at = None
+        if not self.hits or (self.lasting and name in TAKE_ROOM):
+            self.hits += 1
             raise OSError(self.code, os.strerror(self.code))
 
 

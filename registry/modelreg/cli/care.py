@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -101,7 +100,7 @@ def doctor(
 @contextmanager
 def _progress(told: Globals, models: int) -> Iterator[Callable[[str], None]]:
     """A progress bar on a terminal, nothing elsewhere."""
-    if told.quiet or not sys.stderr.isatty():
+    if not told.shows_progress:
         yield lambda _: None
         return
     with render.progress_bar(models) as tick:

@@ -9,7 +9,17 @@ from typing import Annotated
 import typer
 
 from modelreg.cli.app import app
-from modelreg.cli.shared import DryRunOption, Globals, OptionalReason, RefArgument, changed, out, show_rows
+from modelreg.cli.shared import (
+    DryRunOption,
+    Globals,
+    OptionalReason,
+    RefArgument,
+    changed,
+    out,
+    reading,
+    reading_version,
+    show_rows,
+)
 
 
 @app.command("import")
@@ -32,11 +42,14 @@ def import_(
 ) -> None:
     """Adopt the versions of another tool's directory; exit 1 if one was refused."""
     from modelreg.adoption import adopt
+    from modelreg.importing import discover
 
     told: Globals = context.obj
-    done = adopt(
-        told.open(), directory, name=name, allow_joblib=allow_joblib, load=not no_golden, dry_run=dry_run
-    )
+    told.open()  # no registry: say so before the directory is looked through
+    found = discover(directory, name)
+    with reading(told, "importing", [] if dry_run else [f.model for f in found]) as disk:
+        registry = told.open(disk=disk)
+        done = adopt(registry, found, allow_joblib=allow_joblib, load=not no_golden, dry_run=dry_run)
     rows = [(a.ref, a.outcome, a.source) for a in done]
     show_rows(told, ("VERSION", "OUTCOME", "FROM"), rows, [dataclasses.asdict(a) for a in done])
     if not all(a.ok for a in done):
@@ -98,5 +111,6 @@ def sign(context: typer.Context, ref: RefArgument, key: KeyOption) -> None:
 def verify(context: typer.Context, ref: RefArgument, key: KeyOption) -> None:
     """Check a version's signature with a public key, and every byte of it; exit 6 if it doesn't fit."""
     told: Globals = context.obj
-    told.open().verify(ref, key)
+    with reading_version(told, "verifying", ref) as registry:
+        registry.verify(ref, key)
     out(told, {"ref": ref, "ok": True}, f"{ref} is as it was signed", ref)

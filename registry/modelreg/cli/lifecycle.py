@@ -19,6 +19,7 @@ from modelreg.cli.shared import (
     changed,
     confirm,
     out,
+    reading_version,
     say_broken,
 )
 
@@ -36,8 +37,8 @@ def fail(
 def validate(context: typer.Context, ref: RefArgument) -> None:
     """Check a version's checksums, load it in a process of its own, and replay its golden rows."""
     told: Globals = context.obj
-    registry = told.open()
-    report = registry.validate(ref)
+    with reading_version(told, "checking", ref) as registry:
+        report = registry.validate(ref)
     say_broken(registry, ref)
     if told.json or told.quiet:
         out(told, {**dataclasses.asdict(report), "ok": True}, f"{report.name}:{report.version}")

@@ -10,7 +10,7 @@ import typer
 
 from modelreg.arguments import json_object, name_list, span, split_files
 from modelreg.cli.app import app
-from modelreg.cli.shared import Globals, out
+from modelreg.cli.shared import Globals, out, reading
 from modelreg.registry import Registry
 
 
@@ -82,23 +82,24 @@ def register(
 ) -> None:
     """Seal a version and print its reference."""
     told: Globals = context.obj
-    registry = told.open()
     estimators, artefacts = split_files(files or [], output or [], golden is not None and no_golden)
-    made = registry.register(
-        name,
-        estimators,
-        version=version,
-        features=None if features is None else name_list(features, "--features"),
-        metrics=None if metrics is None else json_object(metrics, "--metrics"),
-        golden=False if no_golden else golden,
-        data_range=None if data_range is None else span(data_range),
-        tags=tag or (),
-        parent=parent,
-        notes=notes,
-        meta=None if meta is None else json_object(meta, "--meta"),
-        artefacts=artefacts,
-        scaler=scaler,
-        allow_joblib=allow_joblib,
-    )
+    models = estimators.values() if isinstance(estimators, dict) else [estimators]
+    with reading(told, f"reading {name}", [*models, *artefacts, *([scaler] if scaler else [])]) as disk:
+        made = told.open(disk=disk).register(
+            name,
+            estimators,
+            version=version,
+            features=None if features is None else name_list(features, "--features"),
+            metrics=None if metrics is None else json_object(metrics, "--metrics"),
+            golden=False if no_golden else golden,
+            data_range=None if data_range is None else span(data_range),
+            tags=tag or (),
+            parent=parent,
+            notes=notes,
+            meta=None if meta is None else json_object(meta, "--meta"),
+            artefacts=artefacts,
+            scaler=scaler,
+            allow_joblib=allow_joblib,
+        )
     shown = {**dataclasses.asdict(made), "path": str(made.path), "ref": made.ref}
     out(told, shown, made.ref)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from modelreg import render
+from modelreg.disk import DISK, Disk
 from modelreg.refs import parse_ref
 from modelreg.registry import Registry
 from modelreg.results import Commit
@@ -34,6 +37,10 @@ OptionalReason = Annotated[str | None, typer.Option("--reason", help="Why; it go
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Don't ask; only a terminal is ever asked.")]
 
 
+#: Files that are smaller than this together need no progress bar, in bytes.
+LARGE_BYTES = 32 << 20
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Globals:
     root: Path
@@ -42,8 +49,49 @@ class Globals:
     actor: str | None
     settings: Settings | None
 
-    def open(self, *, heal: bool = True) -> Registry:
-        return Registry(self.root, self.actor, settings=self.settings, heal=heal)
+    def open(self, *, heal: bool = True, disk: Disk = DISK) -> Registry:
+        return Registry(self.root, self.actor, settings=self.settings, heal=heal, disk=disk)
+
+    @property
+    def shows_progress(self) -> bool:
+        """Progress is for people who wait at a terminal."""
+        return not self.quiet and sys.stderr.isatty()
+
+
+class _CountedReads:
+    """``os``, but what is read is told of."""
+
+    def __init__(self, tick: Callable[[int], None]) -> None:
+        self._tick = tick
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(os, name)
+
+    def read(self, fd: int, size: int) -> bytes:
+        data = os.read(fd, size)
+        self._tick(len(data))
+        return data
+
+
+@contextmanager
+def reading(told: Globals, doing: str, files: Iterable[Path]) -> Iterator[Disk]:
+    """What to read ``files`` with: a bar shows how far it has got, where they are large and somebody waits."""
+    total = sum(path.stat().st_size for path in files if path.is_file()) if told.shows_progress else 0
+    if total < LARGE_BYTES:
+        yield DISK
+        return
+    with render.byte_bar(doing, total) as tick:
+        yield Disk(_CountedReads(tick))
+
+
+@contextmanager
+def reading_version(told: Globals, doing: str, ref: str) -> Iterator[Registry]:
+    """The registry, to read a version's files with; as ``reading``."""
+    registry = told.open()
+    name, found = registry.resolve(ref)
+    directory = registry.version_dir(name, found.version)
+    with reading(told, f"{doing} {name}:{found.version}", directory.glob("*")) as disk:
+        yield registry if disk is DISK else told.open(disk=disk)
 
 
 def committed(told: Globals, commit: Commit, dry_run: bool) -> None:

@@ -281,6 +281,8 @@ def _print_status(reply: dict[str, Any]) -> None:
             typer.echo(
                 f"{name}: {rejection['version']} rejected at {_time(rejection['at'])}: {rejection['reason']}"
             )
+        for warning in line.get("warnings", ()):
+            typer.echo(f"{name}: {line['version']}: {warning}")
     for reason in reply["degraded"]:
         typer.echo(f"degraded: {reason}")
 

@@ -45,15 +45,18 @@ from modeld.watch.messages import (
     FromWatcher,
     Keep,
     Kept,
+    LeaseFailed,
     Look,
     Observed,
     Remembered,
+    Use,
     Write,
     Written,
 )  # fmt: skip
 from modeld.wire import header
 from modeld.wire.contract import Contract
 from modeld.work import prctl
+from modelreg.settings import DatasetSettings
 
 #: Between two looks at what drains, hangs or waits. Seconds.
 _TICK_S = 0.1
@@ -94,6 +97,8 @@ class Daemon:
         self._look_ns = self.clock_ns()
         self._writes: dict[int, tuple[int, Callable[[WriteOutcome], None]]] = {}
         self._kept: dict[str, Kept] = {}
+        #: What the watcher was last told to be in use; None: nothing yet.
+        self._in_use: list[tuple[str, str]] | None = None
         self._seen = False
         self._token = 0
         self.ready = False
@@ -228,6 +233,8 @@ class Daemon:
             self._observed(message)
         elif isinstance(message, Written):
             self._written(message)
+        elif isinstance(message, LeaseFailed):
+            self._log.warning(log.LEASE_FAILED, error=message.error)
         else:
             self._log.warning(log.KEEP_FAILED, model=message.model, error=message.error)
             if message.model in self.models:
@@ -282,10 +289,17 @@ class Daemon:
     def _on_watcher_lost(self) -> None:
         """What was asked of a watcher that died gets its answer now; the next one looks at once."""
         self.watching = "restarting"
+        self._in_use = None
         writes, self._writes = self._writes, {}
         for _, done in writes.values():
             done(_WATCHER_GONE)
         self._end_look()
+
+    def _tell_in_use(self) -> None:
+        """Have the versions that a worker may need leased: none of them is to be cleaned up meanwhile."""
+        used = sorted((name, v) for name, served in self.models.items() for v in served.slot.in_use)
+        if used != self._in_use and self.link.send(Use(used)):
+            self._in_use = used
 
     def _check_watcher(self) -> None:
         """Ask it now and then; one that doesn't answer in time is killed, and another takes its place."""
@@ -403,6 +417,16 @@ class Daemon:
         slot = self.models[pointer.model].slot
         return RunningTrial(self, pointer, trial, slot.serving.served if slot.serving is not None else None)
 
+    def datasets_for(self, pointer: Pointer) -> DatasetSettings | None:
+        """What tells the current data sets, where a trial has to compare the version with them.
+
+        A version that served before only goes on: drift is no reason to be without it after a restart.
+        """
+        told = self.config.datasets
+        if not (told.file or told.command) or self.models[pointer.model].slot.has_served(pointer):
+            return None
+        return told
+
     def join(self, served: Servable, worker: Worker) -> None:
         """Give a worker that passed its trial to the version that it serves from now on."""
         lane = Lane(worker)
@@ -496,6 +520,7 @@ class Daemon:
         self.descriptors.tick()
         self.spawner.sweep()
         self._check_watcher()
+        self._tell_in_use()
         self._check_start()
         self.loop.call_in(_TICK_S, self._tick)
 
@@ -519,5 +544,5 @@ def _version(slot: Slot) -> str | None:
 def _why_not(slot: Slot) -> str:
     rejection = slot.last_rejection
     if rejection is None:
-        return "no version in the channel"
+        return slot.degraded.get("trial", "no version in the channel")
     return f"{rejection.version} was rejected while {rejection.stage}: {rejection.reason}"

@@ -76,6 +76,7 @@ def _model_status(daemon: Daemon, name: str, served: Served) -> dict[str, Any]:
         }
         if rejection is not None
         else None,
+        "warnings": list(binding.served.warnings) if binding is not None else [],
         "held": slot.held,
         "live": slot.compared,
         "swap_pause_us": slot.swap_pause_us,

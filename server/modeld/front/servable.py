@@ -179,6 +179,8 @@ class Servable:
         #: The proof of plans that is under way, and why none serves; "" where one does.
         self.proof: Proof | None = None
         self.unplanned_why = unplanned_why or UNPROVED
+        #: What an operator should know of this version.
+        self.warnings: tuple[str, ...] = ()
         self._row_bytes = contract.n_features * 8
         self._reply_bytes = contract.row_width * 8
         self._inline_rows = min(SMALL_ROWS, ipc.INLINE_BYTES // max(self._row_bytes, self._reply_bytes))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from modeld import log
 from modeld.config import Config, TrialSettings
 from modeld.front.live import LiveRows
 from modeld.front.servable import Servable
@@ -78,6 +79,7 @@ class RunningTrial:
         self._worker = worker
         worker.on_packet, worker.on_end = self._on_packet, self._on_end
         described, live_fd = request(daemon.config, pointer), -1
+        described.datasets = daemon.datasets_for(pointer)
         if serving is not None and serving.pointer.digest != pointer.digest:
             described.live, live_fd = _live(daemon.config.trial, serving.live)
         worker.send(ipc.head(ipc.TRIAL) + msgspec.json.encode(described), live_fd)
@@ -123,6 +125,9 @@ class RunningTrial:
             row_independent=ready.row_independent,
         )
         served = self._daemon.new_servable(pointer, contract, ready.unplanned_why)
+        served.warnings = tuple(ready.warnings)
+        for warning in ready.warnings:
+            self._daemon.log(log.DATASET_DRIFT, model=pointer.model, version=pointer.version, warning=warning)
         live = [msgspec.to_builtins(one) for one in ready.live]
         self._trial.passed(served, self._worker, ready.stages_ms, live)
 

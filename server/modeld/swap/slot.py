@@ -192,6 +192,23 @@ class Slot:
         waits = self.trial is None or (self.held is not None and self.trial.outcome == "ready")
         return waits and not self._write_back.under_way and not 0 < self._aborts.failures < _TOLD_AFTER
 
+    @property
+    def in_use(self) -> set[str]:
+        """The versions that serve, are warm or on trial: a worker may have to read their files."""
+        found = {binding.served.pointer.version for binding in self._bindings()}
+        return found | ({self.trial.pointer.version} if self.trial is not None else set())
+
+    def has_served(self, pointer: Pointer) -> bool:
+        """Whether the version is known to be good: a trial of it is about a worker, and not about the version."""
+        known = {binding.digest for binding in self._bindings()} | (
+            {self._kept.digest} if self._kept is not None else set()
+        )
+        return pointer.held_before or pointer.digest in known
+
+    def _bindings(self) -> list[Binding]:
+        """The versions that may answer: the serving one and the warm ones."""
+        return [*([self.serving] if self.serving is not None else []), *self.warm]
+
     def forgive(self) -> None:
         """Forget that the wanted version was rejected, and try it once more."""
         if self.desired is not None and self.rejected.pop(self.desired.digest, None) is not None:
@@ -332,7 +349,9 @@ class Slot:
 
     def _check_contract(self, trial: Trial) -> None:
         """Other features than the clients of the serving version send: a rejection, unless that was meant."""
-        if self.serving is None or self._allow_schema_change or trial.pointer.allow_schema_change:
+        pointer = trial.pointer
+        meant = self._allow_schema_change or pointer.allow_schema_change or pointer.held_before
+        if self.serving is None or meant:
             return
         old, new = self.serving.contract, trial.served.contract
         if old.features != new.features:

@@ -73,6 +73,18 @@ class Keep(msgspec.Struct, tag=True):
     kept: Kept
 
 
+class Use(msgspec.Struct, tag=True):
+    """What the daemon serves, keeps warm or tries from now on, as (model, version): nobody should delete it."""
+
+    versions: list[tuple[str, str]]
+
+
+class LeaseFailed(msgspec.Struct, tag=True):
+    """What is in use can't be leased, for a reason that wasn't told yet."""
+
+    error: str
+
+
 class KeepFailed(msgspec.Struct, tag=True):
     """No copy could be made."""
 
@@ -106,8 +118,8 @@ class Written(msgspec.Struct, tag=True):
     to_version: str | None = None
 
 
-ToWatcher = Begin | Look | Write | Keep
-FromWatcher = Observed | Written | KeepFailed
+ToWatcher = Begin | Look | Write | Keep | Use
+FromWatcher = Observed | Written | KeepFailed | LeaseFailed
 decode_to_watcher = msgspec.json.Decoder(ToWatcher).decode
 decode_from_watcher = msgspec.json.Decoder(FromWatcher).decode
 _encode = msgspec.json.Encoder().encode

@@ -62,9 +62,10 @@ class PathSource:
         if identity != self._identity or self._pointer is None:
             found = self._read(resolved)
             if self._pointer is None or found.digest != self._pointer.digest:
-                self._remember(found.version)
                 revision = self._pointer.revision + 1 if self._pointer is not None else 1
-                self._pointer = dataclasses.replace(found, revision=revision)
+                held_before = found.version in self._previous
+                self._pointer = dataclasses.replace(found, revision=revision, held_before=held_before)
+                self._remember(found.version)
             self._identity = identity
         return Seen([self._pointer])
 
@@ -99,6 +100,12 @@ class PathSource:
         resolved = Path(os.path.realpath(self._root))
         found.append(resolved if resolved.is_dir() else resolved.parent)
         return list(dict.fromkeys(found))
+
+    def lease(self, versions: list[tuple[str, str]]) -> None:
+        """Nothing: whoever cleans up behind this pointer knows of no leases."""
+
+    def close(self) -> None:
+        """Nothing was leased."""
 
     def _remember(self, version: str) -> None:
         if self._root.is_symlink():

@@ -12,11 +12,11 @@ import time
 from modeld.watch import messages
 from modeld.watch.events import Events
 from modeld.watch.kept import KeptVersions
-from modeld.watch.messages import Begin, Keep, KeepFailed, Look, Observed, Write, Written
+from modeld.watch.messages import Begin, Keep, KeepFailed, LeaseFailed, Look, Observed, Use, Write, Written
 from modeld.watch.path import PathSource
 from modeld.watch.source import PointerSource, RegistrySource
 from modeld.work import prctl
-from modelreg import RegistryError
+from modelreg import NotFoundError, RegistryError
 
 #: After the first event of a burst, wait this long for the rest of it. Armed once: events can't starve it. Seconds.
 _SETTLE_S = 0.001
@@ -40,17 +40,18 @@ def main() -> None:
     assert isinstance(begin, Begin)
     reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     events = Events(writer, enabled=begin.watch.inotify)
+    source: PointerSource = (
+        RegistrySource(begin.source)
+        if begin.source.kind == "registry"
+        else PathSource(begin.source, begin.state_dir)
+    )
     try:
         kept = KeptVersions(begin.state_dir)
-        source: PointerSource = (
-            RegistrySource(begin.source)
-            if begin.source.kind == "registry"
-            else PathSource(begin.source, begin.state_dir)
-        )
         watcher = Watcher(front, inbox, source, kept, events, begin.watch.poll_interval_s)
         watcher.handle(packets)
         watcher.run(reader)
     finally:
+        source.close()
         events.close()
 
 
@@ -74,6 +75,8 @@ class Watcher:
         self._events = events
         self._poll_interval_s = poll_interval_s
         self._last: bytes = b""
+        self._in_use: list[tuple[str, str]] = []
+        self._lease_failed = False
 
     def run(self, wake: int) -> None:
         selector = selectors.DefaultSelector()
@@ -96,6 +99,7 @@ class Watcher:
                 self._events.arm(self._source.directories())
                 next_poll = time.monotonic() + self._poll_interval_s
             self._look(None)
+            self._lease()
 
     def handle(self, packets: list[bytes]) -> None:
         """Do what the front asks for."""
@@ -109,6 +113,9 @@ class Watcher:
             written = self._write(message)
             self._look(None)  # the front learns the new pointer before it learns that the write is done
             self._front.sendall(messages.encode(written))
+        elif isinstance(message, Use):
+            self._in_use = message.versions
+            self._lease()
         elif isinstance(message, Keep):
             try:
                 self._kept.keep(message)
@@ -130,6 +137,18 @@ class Watcher:
             observed.kept, self._first = self._kept.load(), False
         observed.token = token
         self._front.sendall(messages.encode(observed))
+
+    def _lease(self) -> None:
+        """Take and renew leases; one that can't be had is told once, and tried again at every look."""
+        try:
+            self._source.lease(self._in_use)
+            self._lease_failed = False
+        except NotFoundError:
+            pass  # no registry at all: every look tells of that
+        except (RegistryError, OSError) as e:
+            if not self._lease_failed:
+                self._front.sendall(messages.encode(LeaseFailed(str(e))))
+            self._lease_failed = True
 
     def _write(self, request: Write) -> Written:
         try:

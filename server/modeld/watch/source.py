@@ -13,6 +13,7 @@ from typing import Protocol
 
 from modeld.config import Source
 from modeld.swap.policy import Pointer
+from modeld.watch.leases import HeldLeases
 from modeld.watch.messages import MAX_REASON, Write, Written
 from modelreg import NotFoundError, Registry, RegistryError
 
@@ -41,6 +42,14 @@ class PointerSource(Protocol):
         """Directories in which a change of a pointer shows."""
         ...
 
+    def lease(self, versions: list[tuple[str, str]]) -> None:
+        """Have exactly these (model, version) spared by whoever cleans up. Raises RegistryError or OSError."""
+        ...
+
+    def close(self) -> None:
+        """Let go of what was leased."""
+        ...
+
 
 class RegistrySource:
     """A modelreg root."""
@@ -51,6 +60,7 @@ class RegistrySource:
         self._only = set(settings.models)
         self._registry: Registry | None = None
         self._identity: tuple[int, int] | None = None
+        self._leases = HeldLeases()
 
     def look(self) -> Seen:
         registry = self._open()
@@ -83,8 +93,8 @@ class RegistrySource:
                 digest=state.versions[channel.version].digest,
                 revision=channel.seq,
                 directory=str(registry.version_dir(name, channel.version)),
-                # Going back to what was in production before is always meant.
-                allow_schema_change=channel.allow_schema_change or channel.version in channel.previous,
+                allow_schema_change=channel.allow_schema_change,
+                held_before=channel.version in channel.previous,
                 actor=channel.actor,
                 reason=(channel.reason or "")[:MAX_REASON],
             )
@@ -113,6 +123,12 @@ class RegistrySource:
                     if log.is_dir():
                         found += [Path(entry.path), log]
         return found
+
+    def lease(self, versions: list[tuple[str, str]]) -> None:
+        self._leases.hold(self._open(), versions)
+
+    def close(self) -> None:
+        self._leases.release()
 
     def _open(self) -> Registry:
         """The registry; opened anew where the root became another directory."""

@@ -23,6 +23,8 @@ import struct
 
 import msgspec
 
+from modelreg.settings import DatasetSettings
+
 HEAD = struct.Struct("<B3xIIIQQ")
 TRIAL, PREDICT, PREDICT_MEMFD, USE_PLANS, PROVE = 1, 2, 3, 4, 5
 STAGE, READY, REJECTED, RESULT, PLANS, NON_FINITE = 16, 17, 18, 19, 20, 21
@@ -86,6 +88,8 @@ class Trial(msgspec.Struct):
     keys: list[str] = []
     #: Where the signature may be.
     signatures: list[str] = []
+    #: What tells the current data sets, where the version is to be compared with them.
+    datasets: DatasetSettings | None = None
 
 
 class Ready(msgspec.Struct):
@@ -104,6 +108,8 @@ class Ready(msgspec.Struct):
     stages_ms: dict[str, float]
     #: What came of the comparison on live rows; empty where there was nothing to compare with.
     live: list[LiveDifference]
+    #: What an operator should know of the version though it may serve.
+    warnings: list[str] = []
     #: Why there can be no plans; empty: a prover may find some.
     unplanned_why: str = ""
 

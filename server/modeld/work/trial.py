@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from modeld.work import ipc, live, plan
+from modeld.work.datasets import CurrentDatasets, DriftError
 from modeld.work.engine import Engine, Matrix
 from modelreg import golden as golden_rows
 from modelreg import loaders
@@ -41,7 +42,9 @@ class TrialFailed(Exception):
         self.again = again
 
 
-def prove(trial: ipc.Trial, live_fd: int, stage: Callable[[str], None]) -> tuple[Engine, ipc.Ready]:
+def prove(
+    trial: ipc.Trial, live_fd: int, stage: Callable[[str], None], current: CurrentDatasets | None = None
+) -> tuple[Engine, ipc.Ready]:
     """Verify, load and validate `trial`; report each stage as it begins. `live_fd` has what `trial.live` describes.
 
     Raises:
@@ -57,7 +60,7 @@ def prove(trial: ipc.Trial, live_fd: int, stage: Callable[[str], None]) -> tuple
             yield
         except (NotFoundError, StoreUnavailableError) as e:
             raise TrialFailed(name, str(e), again=True) from e
-        except (RegistryError, OSError) as e:
+        except (RegistryError, DriftError, OSError) as e:
             raise TrialFailed(name, str(e)) from e
         except MemoryError as e:
             raise TrialFailed(name, f"out of memory: trial.memory_limit_mb is {trial.memory_limit_mb}") from e
@@ -68,6 +71,7 @@ def prove(trial: ipc.Trial, live_fd: int, stage: Callable[[str], None]) -> tuple
         if trial.keys:
             _check_signature(sealed, trial)
         _check_code(sealed, allowed=trial.allow_code)
+        warnings = [] if current is None else current.check(sealed.metadata.dataset_version_ids or [])
     with timed("loading"):
         model = loaders.load(sealed)
     with timed("validating"):
@@ -113,6 +117,7 @@ def prove(trial: ipc.Trial, live_fd: int, stage: Callable[[str], None]) -> tuple
         row_independent=engine.row_independent,
         stages_ms=timings,
         live=differences,
+        warnings=warnings,
         unplanned_why=plan.why_none(sealed, model),
     )
     return engine, ready

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from modeld.forest import sealed
 from modeld.forest.errors import PlanError
 from modeld.work import ipc, prctl, seccomp
+from modeld.work.datasets import CurrentDatasets
 from modeld.work.engine import Buffer, Engine
 from modeld.work.trial import TrialFailed, plans, prove
 from modelreg.errors import NotFoundError, RegistryError, StoreUnavailableError
@@ -44,13 +45,17 @@ def main(channel: socket.socket) -> None:
     if packet[0] == ipc.PROVE:
         _make_plans(channel, trial)
         return
-    _confine(trial)
 
     def stage(name: str) -> None:
         channel.send(ipc.head(ipc.STAGE) + name.encode())
 
+    current = None
+    if trial.datasets is not None:
+        stage("verifying")
+        current = CurrentDatasets.tell(trial.datasets, trial.timeout_s / 2)
+    _confine(trial)
     try:
-        engine, ready = prove(trial, fds[0] if fds else -1, stage)
+        engine, ready = prove(trial, fds[0] if fds else -1, stage, current)
     except TrialFailed as failure:
         answer = msgspec.json.encode(ipc.Rejected(failure.stage, str(failure), failure.again))
         channel.send(ipc.head(ipc.REJECTED) + answer[: ipc.INLINE_BYTES])
