@@ -66,7 +66,7 @@ class TrialSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     memory_limit_mb: Annotated[int, msgspec.Meta(ge=512)] = 4096
     max_version_mb: _Count = 1024
     max_row_us: _Positive = 50_000
-    live_rows: Annotated[int, msgspec.Meta(ge=0, le=4096)] = 256
+    live_rows: Annotated[int, msgspec.Meta(ge=0, le=4096)] = 128
     max_mean_abs_diff: _NonNegative | None = None
     min_rank_correlation: Annotated[float, msgspec.Meta(ge=-1, le=1)] | None = None
     allow_schema_change: bool = False

@@ -65,6 +65,7 @@ class Front:
         )  # fmt: skip
         self.served.move(State.SERVING)
         self.served.prove(RunningProof(daemon, self.served))
+        self.wind()
 
     def spawn(self) -> Any:
         if self.out_of_descriptors:

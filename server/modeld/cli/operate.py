@@ -103,7 +103,10 @@ def rollback(
     _print_outcome(
         reply,
         as_json,
-        lambda: "{model_name}: rolled back from {from} to {to}, generation {generation}".format_map(reply),
+        lambda: (
+            "{model_name}: rolled back from {from} to {to}, generation {generation}".format_map(reply)
+            + ("" if reply.get("written", True) else f"; {reply['reason']}")
+        ),
     )
 
 

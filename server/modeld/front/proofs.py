@@ -41,7 +41,7 @@ class RunningProof:
         self._worker: Worker | None = None
         self._tries = 0
         self._over = False
-        self._start()
+        daemon.loop.call_in(0, self._start)  # not within the swap: requests wait for that
 
     def drop(self) -> None:
         """End it; it reports nothing more."""

@@ -12,6 +12,7 @@ from typing import Any
 from modeld import log
 from modeld.errors import RequestError, retryable
 from modeld.swap.backoff import Backoff
+from modeld.swap.drains import Drains
 from modeld.swap.policy import Act, OnTrial, Pointer, Resident, State, View, next_action, target, way_back
 from modeld.swap.ports import Binding, Ports, Rejection, Trial
 from modeld.swap.probation import Probation, Terms
@@ -71,9 +72,7 @@ class Slot:
         self._allow_schema_change = allow_schema_change
         self._workers = workers
         self._keep_warm = keep_warm
-        self._drain_ns = int(drain_timeout_s * 1e9)
-        #: What was superseded and has requests to answer, and since when.
-        self._drains: list[tuple[Any, int]] = []
+        self._drains = Drains(drain_timeout_s, ports.clock_ns)
         self._probation = Probation(probation, ports.clock_ns)
         self._revival = Revival(model, ports, self.degraded, self.reconcile)
         self._write_back = WriteBack(model, ports, actor, self.degraded, self.reconcile)
@@ -285,13 +284,7 @@ class Slot:
 
     def _end_drains(self) -> None:
         """What has answered everything is warm, or closed; what hasn't by the deadline refuses the rest."""
-        now = self._ports.clock_ns()
-        for drain in list(self._drains):
-            served, since_ns = drain
-            late = now - since_ns >= self._drain_ns
-            if served.pending and not late:
-                continue
-            self._drains.remove(drain)
+        for served, since_ns, late in self._drains.take_over():
             if served.state is State.RETIRED:
                 served.fail_all(self._too_late)
                 self.retiring.remove(served)
@@ -305,7 +298,6 @@ class Slot:
         """Let every worker go; what is still unanswered is refused."""
         self._end_trial()
         self._revival.end()
-        self._drains.clear()
         for served in self.residents():
             served.fail_all(_shutting_down)
             served.close(kill=False)
@@ -489,13 +481,13 @@ class Slot:
             return
         old.served.move(State.DRAINING)
         self.warm.insert(0, old)
-        self._drains.append((old.served, self._ports.clock_ns()))
+        self._drains.begin(old.served)
 
     def _take_warm(self, digest: str) -> Any:
         """The warm version of this digest, which is about to serve."""
         binding = next(one for one in self.warm if one.digest == digest and one.served.alive)
         self.warm.remove(binding)
-        self._drains = [drain for drain in self._drains if drain[0] is not binding.served]
+        self._drains.forget(binding.served)
         return binding.served
 
     def _let_go_of_warm(self) -> None:
@@ -511,8 +503,7 @@ class Slot:
         self._ports.log(log.RETIRED, model=self.model, version=served.contract.version)
         served.move(State.RETIRED)
         self.retiring.append(served)
-        if all(drain[0] is not served for drain in self._drains):
-            self._drains.append((served, self._ports.clock_ns()))
+        self._drains.begin(served)
 
     def _gone(self) -> RequestError:
         return retryable(
@@ -523,7 +514,7 @@ class Slot:
         return retryable(
             "DRAINING",
             f"{self.model}: the version that took the request was superseded and didn't answer within "
-            f"limits.drain_timeout_s = {self._drain_ns / 1e9:g} s; send it again",
+            f"limits.drain_timeout_s = {self._drains.timeout_s:g} s; send it again",
         )
 
     def _relabel(self) -> None:
