@@ -21,7 +21,9 @@ _GRACE_S = 2.0
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--campaign", type=int, default=1, help="How many times as long random campaigns run.")
     parser.addoption("--seed", type=int, default=1, help="The seed of tests/campaigns.")
-    parser.addoption("--results", help="A file to which tests/campaigns append their figures, one JSON line each.")
+    parser.addoption(
+        "--results", help="A file to which tests/campaigns append their figures, one JSON line each."
+    )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -7,7 +7,17 @@ import re
 from collections.abc import Callable
 
 _NUMBERS = re.compile(rb"(?<![\w.])-?\d+(?:\.\d+)?(?:e[+-]?\d+)?(?![\w.])")
-_HUGE = (b"1e308", b"-1e308", b"1e999", b"nan", b"-inf", b"99999999999999999999", b"1e-400", b"2147483648", b"")
+_HUGE = (
+    b"1e308",
+    b"-1e308",
+    b"1e999",
+    b"nan",
+    b"-inf",
+    b"99999999999999999999",
+    b"1e-400",
+    b"2147483648",
+    b"",
+)
 _COUNTS = (b"num_leaves", b"num_cat", b"max_feature_idx", b"num_class", b"num_tree_per_iteration", b"label_index",
            b"is_linear", b"shrinkage", b"leaf_count", b"internal_count")  # fmt: skip
 
@@ -46,7 +56,9 @@ def _count(text: bytes, chance: random.Random) -> bytes:
 
 def _child(text: bytes, chance: random.Random) -> bytes:
     """A node that is its own child, its ancestor's parent, or nobody's."""
-    wrong = chance.choice((b"0", b"1", b"2", b"-1", b"-16", b"-17", b"13", b"14", b"15", b"9999999", b"-9999999"))
+    wrong = chance.choice(
+        (b"0", b"1", b"2", b"-1", b"-16", b"-17", b"13", b"14", b"15", b"9999999", b"-9999999")
+    )
     return _in_line(text, chance.choice((b"left_child", b"right_child")), chance, lambda _: wrong)
 
 

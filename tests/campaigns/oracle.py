@@ -1,4 +1,4 @@
-"""What LightGBM itself says of model files that may kill whoever loads them: `python tests/campaigns/oracle.py ROWS.npy`.
+"""What LightGBM itself says of files that may kill whoever loads them: `python tests/campaigns/oracle.py ROWS.npy`.
 
 Reads `MODEL OUT.npy` lines; forks for each, predicts the rows in the child, and prints how that ended: `ok`,
 `refused` or `died`. This process has imported LightGBM but never loads a model: only such a one may fork.

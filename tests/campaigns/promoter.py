@@ -1,7 +1,7 @@
 """An operator who never stops promoting, to be killed: `python tests/campaigns/promoter.py ROOT SEED MODEL...`.
 
-Versions are `1.0.N`, the model file `N mod files`. Where too few can still be promoted (a version that dies in probation
-counts as failed) another is registered.
+Versions are `1.0.N`, the model file `N mod files`. Where too few can still be promoted (a version that dies in
+probation counts as failed) another is registered.
 """
 
 from __future__ import annotations
@@ -17,7 +17,11 @@ _LEAST = 4
 
 
 def main() -> None:
-    registry, chance, files = Registry(sys.argv[1], actor="promoter"), random.Random(int(sys.argv[2])), sys.argv[3:]
+    registry, chance, files = (
+        Registry(sys.argv[1], actor="promoter"),
+        random.Random(int(sys.argv[2])),
+        sys.argv[3:],
+    )
     while True:
         known = registry.state("alpha").versions
         usable = [version for version, one in known.items() if one.status in ("registered", "validated")]

@@ -14,7 +14,7 @@ import numpy as np
 from tests.campaigns.mutants import mutate
 from tests.campaigns.parts import Engines, Good, Oracle, Record, Vitals, point, sealed, write
 from tests.e2e.conftest import Daemon
-from tests.registry.conftest import FEATURES, Trained
+from tests.registry.conftest import FEATURES
 from tests.support import wait_until
 
 from modeld.client import AdminClient, Client
@@ -107,7 +107,9 @@ class Judge:
             if reply.version != version:
                 assert not np.isfinite(offline).all(), f"{version} was left for {reply.version}"
                 return
-            assert reply.values.tobytes() == offline[first : first + count].tobytes(), f"{version}: row {first}"
+            assert reply.values.tobytes() == offline[first : first + count].tobytes(), (
+                f"{version}: row {first}"
+            )
 
 
 def _check(engines: Engines, served: dict[str, np.ndarray]) -> None:
@@ -134,23 +136,26 @@ def test_corrupt_models(
     daemon = make_daemon(source.pointer, source={"kind": "path", "models": ["alpha"]}, trial={"timeout_s": _TRIAL_S},
                          probation={"requests": 20}).start()  # fmt: skip
     vitals, outcomes, seen = Vitals(daemon), Counter[str](), {text}
-    with Engines(daemon, good, tmp_path, 1, record.seed) as engines, daemon.operator() as operator:
-        with daemon.client() as client:
-            judge = Judge(source, good, operator, client)
-            while len(seen) <= _SHORT * campaign:
-                kind, mutant = mutate(text, chance)
-                if mutant in seen:
-                    continue
-                seen.add(mutant)
-                version = f"2.0.{len(seen)}"
-                (tmp_path / "mutant.txt").write_bytes(mutant)
-                own = oracle.predict(tmp_path / "mutant.txt")
-                answers = chance.choice((None, original, original if own is None else (good.rows[:32], own[:32])))
-                _, directory = source.put(version, {"model.txt": mutant}, answers=answers)
-                outcome = judge.offer(directory, lambda own=own: own)
-                outcomes[f"{kind} {outcome}"] += 1
-                outcomes["LightGBM dies of it or refuses it" if own is None else "LightGBM loads it"] += 1
-                vitals.sample()
+    with (
+        Engines(daemon, good, tmp_path, 1, record.seed) as engines,
+        daemon.operator() as operator,
+        daemon.client() as client,
+    ):
+        judge = Judge(source, good, operator, client)
+        while len(seen) <= _SHORT * campaign:
+            kind, mutant = mutate(text, chance)
+            if mutant in seen:
+                continue
+            seen.add(mutant)
+            version = f"2.0.{len(seen)}"
+            (tmp_path / "mutant.txt").write_bytes(mutant)
+            own = oracle.predict(tmp_path / "mutant.txt")
+            answers = chance.choice((None, original, original if own is None else (good.rows[:32], own[:32])))
+            _, directory = source.put(version, {"model.txt": mutant}, answers=answers)
+            outcome = judge.offer(directory, lambda own=own: own)
+            outcomes[f"{kind} {outcome}"] += 1
+            outcomes["LightGBM dies of it or refuses it" if own is None else "LightGBM loads it"] += 1
+            vitals.sample()
     _check(engines, judge.served)
     assert max(judge.took_s) < _JUDGED_S
     record.figures = {
@@ -167,7 +172,6 @@ def test_corrupt_models(
 def test_bombs_and_other_contracts(
     make_daemon: Callable[..., Daemon],
     good: Good,
-    trained: dict[str, Trained],
     record: Record,
     tmp_path: Path,
     campaign: int,
@@ -180,11 +184,15 @@ def test_bombs_and_other_contracts(
     for number, (name, code) in enumerate(_BOMBS.items()):
         pickled = io.BytesIO()
         joblib.dump(_Bomb(code), pickled)
-        digest, offers[name] = source.put(f"3.0.{number}", {"model.joblib": pickled.getvalue()}, format="joblib")
+        digest, offers[name] = source.put(
+            f"3.0.{number}", {"model.joblib": pickled.getvalue()}, format="joblib"
+        )
         allowed.append(digest)
     first = text.index(b"leaf_value=") + len(b"leaf_value=")
     end = text.index(b"\n", first)
-    for number, (name, value) in enumerate({"nan": b"nan", "infinity": b"inf", "overflow": b"1.7e308"}.items()):
+    for number, (name, value) in enumerate(
+        {"nan": b"nan", "infinity": b"inf", "overflow": b"1.7e308"}.items()
+    ):
         leaves = b" ".join([value] * len(text[first:end].split()))
         bad = text[:first] + leaves + text[end:]
         offers[name] = source.put(f"3.1.{number}", {"model.txt": bad})[1]
@@ -193,7 +201,9 @@ def test_bombs_and_other_contracts(
     offers["a feature less"] = source.put("3.2.1", {"model.txt": text}, features=FEATURES[:-1])[1]
     offers["another order"] = source.put("3.2.2", {"model.txt": text}, features=FEATURES[::-1])[1]
     renamed = text.replace(b"ret_1d", b"ret_2d")
-    offers["another name"] = source.put("3.2.3", {"model.txt": renamed}, features=("ret_2d", *FEATURES[1:]))[1]
+    offers["another name"] = source.put("3.2.3", {"model.txt": renamed}, features=("ret_2d", *FEATURES[1:]))[
+        1
+    ]
     wrong = (good.rows[:32], np.nextafter(good.offline[0][:32], 1))
     offers["golden answers one bit off"] = source.put("3.2.4", {"model.txt": text}, answers=wrong)[1]
     wide = (good.rows[:32], np.column_stack([good.offline[0][:32]] * 3))
@@ -202,15 +212,18 @@ def test_bombs_and_other_contracts(
                          trial={"timeout_s": _TRIAL_S, "allow_joblib": allowed}).start()  # fmt: skip
     vitals, outcomes = Vitals(daemon), {}
     zygote = daemon.status()["zygote_pid"]
-    with Engines(daemon, good, tmp_path, 1, record.seed) as engines, daemon.operator() as operator:
-        with daemon.client() as client:
-            judge = Judge(source, good, operator, client)
-            for _ in range(min(campaign, 5)):
-                for name, directory in offers.items():
-                    outcomes[name] = judge.offer(directory, lambda: None)
-                    vitals.sample()
-                    # A rejected digest is remembered: the next round is a new one to the daemon only by force.
-                    assert outcomes[name] == "rejected", name
+    with (
+        Engines(daemon, good, tmp_path, 1, record.seed) as engines,
+        daemon.operator() as operator,
+        daemon.client() as client,
+    ):
+        judge = Judge(source, good, operator, client)
+        for _ in range(min(campaign, 5)):
+            for name, directory in offers.items():
+                outcomes[name] = judge.offer(directory, lambda: None)
+                vitals.sample()
+                # A rejected digest is remembered: the next round is a new one to the daemon only by force.
+                assert outcomes[name] == "rejected", name
     _check(engines, judge.served)
     assert daemon.status()["zygote_pid"] == zygote
     assert max(judge.took_s) < _JUDGED_S

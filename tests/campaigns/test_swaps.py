@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import psutil
+import pytest
 from tests.campaigns.parts import Engines, Good, Record, Vitals, quantiles
 from tests.e2e.conftest import Daemon
 from tests.support import wait_until
@@ -19,8 +21,6 @@ _SHORT = 200
 _STEADY_S = 3.0
 #: What the front may grow by after its warm-up, MB.
 _DRIFT_MB = 2.0
-#: Descriptors of versions that nobody has any more, until the collector comes by.
-_MORE_FDS = 300
 
 
 def test_swaps_under_load(
@@ -63,5 +63,27 @@ def test_swaps_under_load(
         "first_reply_of_a_generation_ms": quantiles(firsts),
         "p99_ratio": round(float(np.quantile(swapping, 0.99) / np.quantile(steady, 0.99)), 2),
         "worst_added_ms": round(float(swapping.max() - steady.max()), 2),
-        **vitals.check(_DRIFT_MB, _MORE_FDS),
+        **vitals.check(_DRIFT_MB),
     }
+
+
+@pytest.mark.xfail(
+    reason="the front keeps a replaced version in a cycle, with its plan's memory and descriptor",
+    strict=False,
+)
+def test_replaced_versions_leave_no_descriptors(
+    make_daemon: Callable[..., Daemon], good: Good, tmp_path: Path
+) -> None:
+    """What was swapped out twice is let go at once, not when Python's collector comes by."""
+    registry = Registry.init(tmp_path / "models", actor="campaign")
+    for number, path in enumerate(good.files):
+        registry.register("alpha", path, version=f"1.0.{number}", golden=False)
+    registry.promote("alpha:1.0.0", reason="first")
+    daemon = make_daemon(registry.root, trial={"timeout_s": 3}).start()
+    before = psutil.Process(daemon.pid).num_fds()
+    with daemon.client() as client:
+        for number in range(1, 31):
+            registry.promote(f"alpha:1.0.{number % 3}", reason="campaign")
+            wait_until(lambda number=number: client.predict(good.rows[0]).version == f"1.0.{number % 3}", 10)
+    # The one that serves, the one that is warm, and what was under way when it was counted first.
+    wait_until(lambda: psutil.Process(daemon.pid).num_fds() <= before + 8, 6)
