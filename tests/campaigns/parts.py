@@ -164,8 +164,16 @@ class Vitals:
         part = len(self.rss_mb) // 4
         return statistics.median(self.rss_mb[-part:]) - statistics.median(self.rss_mb[part : 2 * part])
 
-    def check(self, drift_mb: float) -> dict[str, Any]:
-        """Still the same process; memory and descriptors as after the warm-up. Returns the figures."""
+    def figures(self) -> dict[str, Any]:
+        return {
+            "front_rss_mb": round(self.rss_mb[-1], 1),
+            "front_drift_mb": round(self.drift_mb(), 2),
+            "front_fds": self.fds[-1],
+            "front_most_fds": max(self.fds),
+        }
+
+    def check(self, drift_mb: float) -> None:
+        """Still the same process; memory and descriptors as after the warm-up."""
         assert not self._daemon.exited
         assert self._daemon.status()["pid"] == self.pid
         part = len(self.fds) // 4
@@ -174,12 +182,6 @@ class Vitals:
         drift = self.drift_mb()
         assert drift <= drift_mb, f"the front grew by {drift:.1f} MB"
         assert not self._daemon.logged("incident")
-        return {
-            "front_rss_mb": round(self.rss_mb[-1], 1),
-            "front_drift_mb": round(drift, 2),
-            "front_fds": self.fds[-1],
-            "front_most_fds": max(self.fds),
-        }
 
 
 class Oracle:

@@ -29,7 +29,7 @@ def test_a_damaged_tree_is_refused_with_a_sentence(root, models, tmp_path, value
     bad = tmp_path / "bad.txt"
     bad.write_bytes(edited(models["a"].path.read_bytes(), b"left_child", value))
     check_complete(bad.read_bytes(), where="bad.txt")  # its outline is sound: only loading finds out
-    with pytest.raises(LoadError, match=r"left child \d+; damaged or edited"):
+    with pytest.raises(LoadError, match="damaged or edited"):
         registry.register("m", bad, version="1.0.0")
     assert registry.models() == []
     assert registry.register("m", models["a"].path, version="1.0.0").seq == 1
