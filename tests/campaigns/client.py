@@ -1,6 +1,6 @@
 """One engine, as a process of its own: asks without end, checks each reply, and reports when its stdin is closed.
 
-`python tests/campaigns/client.py TASK.json`. The task names the endpoint, the rows (.npy, float64 [n, f]), what the
+`python tests/campaigns/client.py TASK.json`, which prints a line after its first answer. The task names the endpoint, the rows (.npy, float64 [n, f]), what the
 good models predict for them (.npz), where the report goes, and the seed. A version `1.0.N` is the good model
 `N mod models`; what any other version says is handed on in the report, row by row, for the campaign to judge.
 
@@ -163,6 +163,8 @@ def main() -> None:
         except (ProtocolError, ModeldError) as error:
             tally.errors[type(error).__name__] += 1
         else:
+            if not tally.replies:
+                print("answered", flush=True)
             tally.take(first, count, reply, started)
     asker.close()
     report = Path(task["report"])

@@ -10,6 +10,7 @@ import os
 import resource
 import signal
 import sys
+from pathlib import Path
 
 import lightgbm
 import numpy as np
@@ -24,7 +25,8 @@ def _predict(model: str, out: str, rows: np.ndarray) -> None:
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1)
     os.dup2(null, 2)
-    booster = lightgbm.Booster(model_file=model, params={"num_threads": 1})
+    # By its text: from a file, the Python package also reads the parameters behind the trees, and may fail over them.
+    booster = lightgbm.Booster(model_str=Path(model).read_bytes().decode())
     np.save(out, np.ascontiguousarray(booster.predict(rows, num_threads=1)))
 
 

@@ -88,16 +88,26 @@ class Engines:
             task_path = path.with_suffix(".task")
             task_path.write_text(json.dumps(task))
             self._processes.append(
-                subprocess.Popen([sys.executable, HERE / "client.py", task_path], stdin=subprocess.PIPE)
+                subprocess.Popen(
+                    [sys.executable, HERE / "client.py", task_path],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                )
             )
 
     def __enter__(self) -> Engines:
+        """Returns when each has had an answer."""
+        for process in self._processes:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"answered\n"
         return self
 
     def __exit__(self, *_: object) -> None:
         for process in self._processes:
             assert process.stdin is not None
+            assert process.stdout is not None
             process.stdin.close()
+            process.stdout.close()
         for process, path in zip(self._processes, self._paths, strict=True):
             try:
                 ended = process.wait(90)

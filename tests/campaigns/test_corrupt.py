@@ -175,7 +175,6 @@ def test_bombs_and_other_contracts(
     good: Good,
     record: Record,
     tmp_path: Path,
-    campaign: int,
 ) -> None:
     """Pickles that are allowed and mean harm, outputs that aren't finite, features and shapes that don't fit."""
     source = Source(tmp_path, good)
@@ -219,12 +218,10 @@ def test_bombs_and_other_contracts(
         daemon.client() as client,
     ):
         judge = Judge(source, good, operator, client)
-        for _ in range(min(campaign, 5)):
-            for name, directory in offers.items():
-                outcomes[name] = judge.offer(directory, lambda: None)
-                vitals.sample()
-                # A rejected digest is remembered: the next round is a new one to the daemon only by force.
-                assert outcomes[name] == "rejected", name
+        for name, directory in offers.items():
+            outcomes[name] = judge.offer(directory, lambda: None)
+            vitals.sample()
+            assert outcomes[name] == "rejected", name
     record.figures = {
         "offers": len(judge.took_s),
         "rejected": sorted(outcomes),

@@ -91,6 +91,7 @@ def test_kills_at_random_moments(
     killer, kills, back_ms = Killer(daemon, registry.root, good, record), Counter[str](), {}
     try:
         with Engines(daemon, good, tmp_path, 2, record.seed, retry=True) as engines:
+            wait_until(lambda: registry.state("alpha").seq > 6, 30)  # the promoter is at work
             for _ in range(_SHORT * campaign):
                 victim, pid = record.chance.choice(_VICTIMS), daemon.pid
                 start = killer.strike(victim)
