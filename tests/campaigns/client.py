@@ -1,8 +1,9 @@
 """One engine, as a process of its own: asks without end, checks each reply, and reports when its stdin is closed.
 
-`python tests/campaigns/client.py TASK.json`, which prints a line after its first answer. The task names the endpoint, the rows (.npy, float64 [n, f]), what the
-good models predict for them (.npz), where the report goes, and the seed. A version `1.0.N` is the good model
-`N mod models`; what any other version says is handed on in the report, row by row, for the campaign to judge.
+`python tests/campaigns/client.py TASK.json`, which prints a line after its first answer. The task names the endpoint,
+the rows (.npy, float64 [n, f]), what the good models predict for them (.npz), where the report goes, and the seed. A
+version `1.0.N` is the good model `N mod models`; what any other version says is handed on in the report, row by row,
+for the campaign to judge.
 
 Without `retry` the socket is bare, so that a lost or a second reply is seen; with it `modeld.client.Client` asks again,
 as engines do that outlive their server.
