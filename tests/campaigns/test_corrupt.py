@@ -11,6 +11,7 @@ from typing import Any
 
 import joblib
 import numpy as np
+import pytest
 from tests.campaigns.mutants import mutate
 from tests.campaigns.parts import Engines, Good, Oracle, Record, Vitals, point, sealed, write
 from tests.e2e.conftest import Daemon
@@ -19,6 +20,9 @@ from tests.support import wait_until
 
 from modeld.client import AdminClient, Client
 from modeld.client.errors import Rejected, ServerError
+
+#: Seconds: twenty seconds on a quiet machine.
+pytestmark = pytest.mark.timeout(300)
 
 #: Mutations; --campaign N makes N times as many.
 _SHORT = 60

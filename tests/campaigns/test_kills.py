@@ -14,12 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 from tests.campaigns.parts import HERE, Engines, Good, Record, quantiles
 from tests.e2e.conftest import Daemon
 from tests.support import wait_until
 
 from modeld.client.errors import ModeldError
 from modelreg import Registry
+
+#: Seconds: twenty seconds on a quiet machine.
+pytestmark = pytest.mark.timeout(300)
 
 #: Kills; --campaign N makes N times as many.
 _SHORT = 12

@@ -9,9 +9,13 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from tests.campaigns.parts import Engines, Good, Record, Vitals, point, quantiles, sealed, write
 from tests.e2e.conftest import Daemon
 from tests.support import wait_until
+
+#: Seconds: twenty seconds on a quiet machine.
+pytestmark = pytest.mark.timeout(300)
 
 #: Renames; --campaign N makes N times as many.
 _SHORT = 500
