@@ -63,7 +63,7 @@ class Killer:
             self.daemon.wait()
             _, alive = psutil.wait_procs(below, 10)
             assert not alive, f"{alive} outlived the front"
-            self.daemon.start()
+            self.daemon.start(ready=False)
             return now
         with contextlib.suppress(ProcessLookupError):  # a worker may have been replaced meanwhile
             os.kill(self._chance.choice(pids), signal.SIGKILL)
@@ -100,7 +100,7 @@ def test_kills_at_random_moments(
                 victim, pid = record.chance.choice(_VICTIMS), daemon.pid
                 start = killer.strike(victim)
                 with daemon.client(timeout_s=2, try_timeout_s=0.25, retries=8) as client:
-                    wait_until(lambda client=client: _answers(client, good), 20)
+                    wait_until(lambda client=client: _answers(client, good), 60)
                 back_ms.setdefault(victim, []).append((time.monotonic() - start) * 1e3)
                 kills[victim] += 1
                 assert (daemon.pid == pid) == (victim != "front")
