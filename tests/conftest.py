@@ -20,6 +20,17 @@ _GRACE_S = 2.0
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--campaign", type=int, default=1, help="How many times as long random campaigns run.")
+    parser.addoption("--seed", type=int, default=1, help="The seed of tests/campaigns.")
+    parser.addoption(
+        "--results", help="A file to which tests/campaigns append their figures, one JSON line each."
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """A long campaign takes as long as it takes."""
+    if config.getoption("--campaign") > 1:
+        for item in items:
+            item.add_marker(pytest.mark.timeout(0), append=False)
 
 
 @pytest.fixture(scope="session")

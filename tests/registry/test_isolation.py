@@ -24,12 +24,12 @@ def edited(data: bytes, field: bytes, value: bytes) -> bytes:
 
 @pytest.mark.parametrize("value", [b"99999999", b"0"])
 def test_a_damaged_tree_is_refused_with_a_sentence(root, models, tmp_path, value):
-    """A wild child index dies, one that points at itself spins: both are refused."""
-    registry = Registry.init(root, settings=Settings(probe=ProbeSettings(deadline_s=4)))
+    """A wild child index would die, one that points at itself spin: both are refused before LightGBM sees them."""
+    registry = Registry.init(root)
     bad = tmp_path / "bad.txt"
     bad.write_bytes(edited(models["a"].path.read_bytes(), b"left_child", value))
     check_complete(bad.read_bytes(), where="bad.txt")  # its outline is sound: only loading finds out
-    with pytest.raises(LoadError, match=r"died of SIG|not done within 4 s|LightGBM refuses it|isn't finite"):
+    with pytest.raises(LoadError, match="damaged or edited"):
         registry.register("m", bad, version="1.0.0")
     assert registry.models() == []
     assert registry.register("m", models["a"].path, version="1.0.0").seq == 1

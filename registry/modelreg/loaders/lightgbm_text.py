@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from modelreg.errors import LoadError
 from modelreg.lgbtext import check_complete
+from modelreg.lgbtrees import check_trees
 from modelreg.loaders.base import estimators
 from modelreg.sealed import Sealed
 
@@ -37,14 +38,16 @@ def load(sealed: Sealed) -> LightGBMModel:
     """Build the Boosters of a version.
 
     Raises:
-        LoadError: a file is truncated or refused by LightGBM, or the number of features isn't the sealed one.
+        LoadError: a file is truncated, isn't trees, or is refused by LightGBM, or the number of features isn't the
+            sealed one.
     """
     boosters: dict[str, lightgbm.Booster] = {}
     expected = len(sealed.metadata.features)
     for output, file in estimators(sealed).items():
         # The parent names this file if the next line is our last.
         print(f"loading {file}", file=sys.stderr, flush=True)
-        check_complete(sealed.files[file], where=file)
+        header = check_complete(sealed.files[file], where=file)
+        check_trees(sealed.files[file], header, where=file)
         try:
             booster = lightgbm.Booster(model_str=sealed.files[file].decode())
         except (lightgbm.basic.LightGBMError, ValueError, KeyError, TypeError) as error:
