@@ -29,7 +29,7 @@ HERE = Path(__file__).parent
 
 #: Descriptors of plans that nobody serves from any more stay open until the collector comes by:
 #: tests/campaigns/test_swaps.py, test_replaced_versions_leave_no_descriptors.
-_MORE_FDS = 300
+_MORE_FDS = 4
 
 
 @dataclass

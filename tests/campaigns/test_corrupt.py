@@ -30,7 +30,7 @@ _SHORT = 60
 _JUDGED_S = 15.0
 _TRIAL_S = 2.0
 #: What the front may grow by while it sees models of many sizes, MB.
-_DRIFT_MB = 8.0
+_DRIFT_MB = 4.0
 
 
 class _Bomb:

@@ -401,6 +401,28 @@ def test_a_start_without_the_source_serves_what_is_kept(slot, ports):
     assert (len(ports.trials), ports.writes[0].expect) == (1, "1.1.0")
 
 
+def test_a_start_amid_promotions_serves_what_is_kept_first(slot, ports):
+    """One candidate after the other is superseded before it is proved: then the version from before fills the gap."""
+    slot.resume(ONE, 7, [])
+    for number in (2, 3, 4):
+        slot.observe(pointer(f"1.{number}.0", number + 6))
+    assert [one.pointer.version for one in ports.trials] == ["1.2.0", "1.3.0", "1.0.0"]
+    slot.observe(pointer("1.5.0", 20))
+    ports.trials[-1].ready()
+    assert versions(slot)[0] == "1.0.0"
+    assert ports.trials[-1].pointer.version == "1.5.0"
+    ports.trials[-1].ready()
+    assert versions(slot) == ("1.5.0", "1.0.0")
+
+
+def test_a_start_amid_promotions_never_serves_what_the_source_calls_failed(slot, ports):
+    """Not even where there is nothing else."""
+    slot.resume(ONE, 7, [])
+    for number in (2, 3, 4):
+        slot.observe(pointer(f"1.{number}.0", number + 6), frozenset({ONE.digest}))
+    assert ports.trials[-1].pointer.version == "1.4.0"
+
+
 def test_what_passed_its_probation_is_kept(slot, ports):
     """The copy is of the version before while the new one is on probation."""
     serve(slot, ports, ONE)

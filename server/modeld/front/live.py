@@ -23,6 +23,7 @@ class LiveRows:
         self._widths = [(width or 1) * 8 for _, width in contract.outputs]
         self._rows: deque[tuple[bytes | memoryview, Sequence[bytes]]] = deque(maxlen=size)
         self.add_one = self._rows.append
+        self.clear = self._rows.clear
 
     def __len__(self) -> int:
         return len(self._rows)

@@ -366,6 +366,7 @@ class Servable:
         self.lanes.clear()
         self._drop_proof()
         self._scorers, self._scored_rows = (), 0
+        self.live.clear()
         if self._plan_fd >= 0:
             os.close(self._plan_fd)
             self._plan_fd = -1

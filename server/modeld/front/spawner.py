@@ -58,7 +58,7 @@ class Worker:
 
     def close(self, *, kill: bool = False) -> None:
         """Let the worker go: it exits at end of file, with `kill` at once. `on_end` isn't called."""
-        self.on_end = lambda _: None
+        self._forget()
         if kill:
             self.kill()
         self._shut()
@@ -105,8 +105,14 @@ class Worker:
 
     def _end(self, how: str) -> None:
         self._shut()
-        callback, self.on_end = self.on_end, lambda _: None
+        callback = self.on_end
+        self._forget()
         callback(how)
+
+    def _forget(self) -> None:
+        """Let go of the version that it served."""
+        self.on_packet = lambda _: None
+        self.on_end = lambda _: None
 
     def reaped(self, status: int) -> None:
         self.ended = describe_exit(status)

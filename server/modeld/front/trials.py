@@ -140,6 +140,8 @@ class RunningTrial:
             self._abort(f"{how} before it began")
 
     def _late(self) -> None:
+        if self._over:
+            return
         limit = self._daemon.config.trial.timeout_s
         if self._begun:
             self._fail(str(self._trial.state), f"not done after trial.timeout_s = {limit:g} s")

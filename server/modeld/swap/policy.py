@@ -115,6 +115,8 @@ class View:
     kept: Pointer | None = None
     #: The wanted version couldn't be tried the last time.
     aborted: bool = False
+    #: Nothing serves yet, and one candidate after the other was superseded on trial.
+    starved: bool = False
     #: Whether it is time to start a trial.
     may_try: bool = True
 
@@ -139,7 +141,7 @@ class Act(StrEnum):
 def target(view: View) -> Pointer | None:
     """What should serve: what the source wants, or at a start without it the version kept from before."""
     desired, kept = view.desired, view.kept
-    unusable = desired is None or desired.digest in view.rejected or view.aborted
+    unusable = desired is None or desired.digest in view.rejected or view.aborted or view.starved
     if view.serving is None and unusable and kept is not None and kept.digest not in view.rejected:
         return kept
     return desired

@@ -127,6 +127,10 @@ class Trial:
     live: list[dict[str, Any]] = field(default_factory=list)
     candidate: Candidate | None = None
 
+    def forget(self) -> None:
+        """Let go of what came of it, for timers hold trials longer than versions live."""
+        self.candidate = self.served = self.worker = None
+
     def reached(self, state: State) -> None:
         self.state = state
 

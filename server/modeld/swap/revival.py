@@ -58,6 +58,7 @@ class Revival:
         trial, self.trial = self.trial, None
         if trial is not None and trial.candidate is not None:
             trial.candidate.drop()
+            trial.forget()
 
     def _over(self, trial: Trial, served: Any, gone: Callable[[], RequestError]) -> None:
         if trial.outcome == "ready" and trial.served.contract == served.contract:
@@ -74,4 +75,5 @@ class Revival:
             if self.hopeless:
                 served.fail_all(gone)
             self._ports.call_in(wait_s, self._changed)
+        trial.forget()
         self._changed()

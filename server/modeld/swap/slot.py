@@ -22,6 +22,8 @@ from modeld.swap.writeback import WriteBack
 
 #: Waits before a trial that couldn't be held is tried again. Seconds.
 _ABORT_BACKOFF_S = (0.1, 0.25, 0.5, 1.0, 2.0, 5.0)
+#: Candidates in a row that are superseded on trial while nothing serves, before the kept version is served first.
+_STARVED_AFTER = 2
 #: Trials in a row that couldn't be held after which an operator is told instead of waiting on.
 _TOLD_AFTER = 3
 #: Rejections that a restart remembers.
@@ -77,6 +79,7 @@ class Slot:
         self._revival = Revival(model, ports, self.degraded, self.reconcile)
         self._write_back = WriteBack(model, ports, actor, self.degraded, self.reconcile)
         self._aborts = Backoff(*_ABORT_BACKOFF_S)
+        self._starts_superseded = 0
         self._unfit: frozenset[str] = frozenset()
         self._kept: Pointer | None = None
         self._rolling_back = False
@@ -257,6 +260,11 @@ class Slot:
             condemned=self.condemned is not None,
             may_write=writes and self._write_back.due,
             kept=self._kept,
+            starved=(
+                self._starts_superseded >= _STARVED_AFTER
+                and self._kept is not None
+                and self._kept.digest not in self._unfit
+            ),
             aborted=self._aborts.failures > 0,
             may_try=self._ports.clock_ns() >= self._aborts.due_ns,
         )
@@ -358,12 +366,15 @@ class Slot:
             version=self.trial.pointer.version,
             state=str(self.trial.state),
         )
+        if self.serving is None:
+            self._starts_superseded += 1
         self._end_trial()
 
     def _end_trial(self) -> None:
         trial, self.trial = self.trial, None
         if trial is not None and trial.candidate is not None:
             trial.candidate.drop()
+            trial.forget()
 
     def _reject(self) -> None:
         trial = self.trial
@@ -400,6 +411,7 @@ class Slot:
         self._serve(
             trial.served, wanted, "swap", trial.live, trial_ms=round(took_ms, 1), stages_ms=trial.stages_ms
         )
+        trial.forget()
         self._probation.begin()
         self._let_go_of_warm()
         if not self.warm:
