@@ -23,10 +23,12 @@ def connect(socket: zmq.Socket[Any], endpoint: str) -> None:
     socket.connect(endpoint)
 
 
-def subscribe(socket: zmq.Socket[Any], endpoints: str | Sequence[str]) -> None:
-    """Set up a SUB socket for swaps at these endpoints. Raises as `connect`."""
+def subscribe(
+    socket: zmq.Socket[Any], endpoints: str | Sequence[str], topics: Sequence[bytes] = SWAPS
+) -> None:
+    """Set up a SUB socket for these topics at these endpoints. Raises as `connect`."""
     _set_options(socket)
-    for topic in SWAPS:
+    for topic in topics:
         socket.setsockopt(zmq.SUBSCRIBE, topic)
     for endpoint in [endpoints] if isinstance(endpoints, str) else endpoints:
         socket.connect(endpoint)

@@ -105,6 +105,8 @@ class Daemon:
         prctl.set_name("modeld")
         prctl.child_subreaper()
         _raise_descriptor_limit()
+        if config.loop.lock_memory:
+            _lock_memory()
         self._log.info(log.STARTING, pid=os.getpid(), root=config.source.root, channel=config.source.channel)
         context: zmq.Context[Any] = zmq.Context(io_threads=1)
         data = sockets.router(context, config.limits.max_message_bytes)
@@ -348,7 +350,7 @@ class Daemon:
     def event(self, kind: str, model: str, **fields: Any) -> None:
         """Publish and remember an event."""
         body = {"kind": kind, "model_name": model, **fields, "at": self.now()}
-        self.admin.history.append(body)
+        self.admin.remember(body)
         self._events.send_multipart([f"{kind}.{model}".encode(), header.encode_json(body)], zmq.NOBLOCK)
         self._notifier.send(self._status_line())
 
@@ -467,6 +469,8 @@ class Daemon:
         self.spawner.sweep()
         self._check_watcher()
         self._check_start()
+        if self._draining_since_ns or (not self.ready and any(s.slot.trial for s in self.models.values())):
+            self._notifier.extend()
         self.loop.call_in(_TICK_S, self._tick)
 
     def _feed_watchdog(self) -> None:
@@ -480,6 +484,15 @@ def _raise_descriptor_limit() -> None:
     """As many descriptors as we may have: libzmq ends the process that runs out of them."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _lock_memory() -> None:
+    try:
+        prctl.lock_memory()
+    except OSError as e:
+        raise ModeldError(
+            f"loop.lock_memory: {e.strerror}: set LimitMEMLOCK=infinity in the unit, or leave it off"
+        ) from e
 
 
 def _version(slot: Slot) -> str | None:

@@ -6,10 +6,13 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from modeld.front.data import Served
+from modeld.front.stats import lower_bound_us
 from modeld.swap.policy import State
 
 if TYPE_CHECKING:
     from modeld.front.daemon import Daemon
+    from modeld.front.servable import Servable
+    from modeld.swap.slot import Slot
 
 
 def status(daemon: Daemon) -> dict[str, Any]:
@@ -26,13 +29,16 @@ def status(daemon: Daemon) -> dict[str, Any]:
         if slot.condemned is not None:
             degraded.append(f"{name}: {slot.condemned}, and nothing warm to fall back to")
         lines.append(_model_status(daemon, name, served))
-        for binding in (slot.serving, slot.warm):
-            if binding is not None:
-                workers += [
-                    {"model_name": name, "version": binding.contract.version, "pid": lane.channel.pid,
-                     "state": str(binding.served.state)}
-                    for lane in binding.served.lanes
-                ]  # fmt: skip
+        workers += [
+            {
+                "model_name": name,
+                "version": one.contract.version,
+                "pid": lane.channel.pid,
+                "state": str(one.state),
+            }
+            for one in _resident(slot)
+            for lane in one.lanes
+        ]
     return {
         "models": lines,
         "ready": daemon.ready and all(served.slot.serving is not None for served in daemon.models.values()),
@@ -74,13 +80,15 @@ def _model_status(daemon: Daemon, name: str, served: Served) -> dict[str, Any]:
         "path_reason": (binding.served.unplanned_why or None) if binding is not None else None,
         "requests": stats.requests,
         "errors": sum(stats.errors.values()),
+        "pending": sum(one.pending for one in _resident(slot)),
         "p50_us": p50,
         "p99_us": p99,
     }
 
 
 def stats(daemon: Daemon) -> dict[str, Any]:
-    """The admin socket's `stats`: counters and histograms (bucket counts; see modeld.front.stats)."""
+    """The admin socket's `stats`: counters since the start, and histograms: the least duration of each bucket in µs
+    → how many fell into it."""
     return {
         "uptime_s": (daemon.clock_ns() - daemon.started_ns) / 1e9,
         "dropped_replies": daemon.data.dropped_replies,
@@ -91,6 +99,8 @@ def stats(daemon: Daemon) -> dict[str, Any]:
             name: {
                 "requests": served.stats.requests,
                 "errors": served.stats.errors,
+                "events": daemon.admin.counts.get(name, {}),
+                "pending": sum(one.pending for one in _resident(served.slot)),
                 "latency_us": _sparse(served.stats.latency_us.counts),
                 "predict_us": _sparse(served.stats.predict_us.counts),
             }
@@ -100,4 +110,8 @@ def stats(daemon: Daemon) -> dict[str, Any]:
 
 
 def _sparse(counts: list[int]) -> dict[str, int]:
-    return {str(at): count for at, count in enumerate(counts) if count}
+    return {str(lower_bound_us(at)): count for at, count in enumerate(counts) if count}
+
+
+def _resident(slot: Slot) -> list[Servable]:
+    return [binding.served for binding in (slot.serving, slot.warm) if binding is not None]

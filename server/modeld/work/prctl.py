@@ -1,10 +1,12 @@
-"""The few Linux calls of prctl(2) that the standard library lacks, by ctypes. Thread-safe."""
+"""The few Linux calls that the standard library lacks, by ctypes. Thread-safe."""
 
 from __future__ import annotations
 
 import ctypes
+import os
 
 _PR_SET_NAME, _PR_SET_NO_NEW_PRIVS, _PR_SET_CHILD_SUBREAPER, _PR_SET_DUMPABLE = 15, 38, 36, 4
+_MCL_CURRENT, _MCL_FUTURE = 1, 2
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -21,3 +23,9 @@ def no_new_privileges() -> None:
 def child_subreaper() -> None:
     """Orphans below this process become its children, so that none is left behind."""
     _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def lock_memory() -> None:
+    """Keep this process's pages, now and later, out of swap; children don't inherit it. Raises OSError."""
+    if _libc.mlockall(_MCL_CURRENT | _MCL_FUTURE):
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
