@@ -64,6 +64,9 @@ class Logger:
         except OSError:
             self.dropped += 1
 
+    def close(self) -> None:
+        self._sock.close()
+
     debug = info = warning = error = critical = send
 
 

@@ -53,13 +53,13 @@ def install_units(
 ) -> None:
     """Put units, the user, directories, a first configuration and commands in place; enables nothing."""
     venv = prefix or Path(sys.prefix)
-    interpreter = Path(sys.base_prefix).resolve() if prefix is None else venv
-    for hidden in _HIDDEN:
-        if Path(hidden) in (*interpreter.parents, *venv.parents):
-            raise ModeldError(
-                f"{interpreter if prefix is None else venv}: services don't see what is below {hidden}; "
-                f"make a virtual environment elsewhere: /usr/bin/python3 -m venv {_NAMED_PREFIX}"
-            )
+    for place in (venv, Path(sys.base_prefix).resolve()):
+        for hidden in map(Path, _HIDDEN):
+            if root == Path("/") and hidden in place.parents:
+                raise ModeldError(
+                    f"{place}: services don't see what is below {hidden}; use the system's Python and a virtual "
+                    f"environment elsewhere: make install PYTHON=/usr/bin/python3"
+                )
     share = _share()
     try:
         for source, target in _units(share):

@@ -54,6 +54,9 @@ from modeld.work import prctl
 _TICK_S = 0.1
 #: A watcher that hasn't answered for so long is stuck. Seconds.
 _WATCHER_ANSWERS_S = 10.0
+#: A daemon that drains says DRAINING for at least so long: what is on its way to it, and would be lost with its socket,
+#: is sent elsewhere by the client at once instead of after a timeout. Seconds.
+_REFUSING_S = 0.25
 _WATCHER_GONE = WriteOutcome(
     "store_unavailable", "the watcher isn't there now; what it did shows at its next look"
 )
@@ -154,8 +157,9 @@ class Daemon:
 
     def _end_when_drained(self) -> None:
         assert self._draining_since_ns is not None
-        late = self.clock_ns() - self._draining_since_ns > self.config.limits.drain_timeout_s * 1e9
-        if self._pending() and not late:
+        since_s = (self.clock_ns() - self._draining_since_ns) / 1e9
+        late = since_s > self.config.limits.drain_timeout_s
+        if (self._pending() and not late) or since_s < _REFUSING_S:
             self.loop.call_in(0.002, self._end_when_drained)
         else:
             self.loop.stop()

@@ -41,7 +41,9 @@ def status(daemon: Daemon) -> dict[str, Any]:
         ]
     return {
         "models": lines,
-        "ready": daemon.ready and all(served.slot.serving is not None for served in daemon.models.values()),
+        "ready": daemon.ready
+        and bool(daemon.models)
+        and all(served.slot.serving is not None for served in daemon.models.values()),
         "watching": daemon.watching,
         "workers": workers,
         "degraded": degraded,
