@@ -239,6 +239,20 @@ def test_a_full_state_of_the_disk_does_not_stop_it(
         assert client.predict(rows[0]).version == "1.0.0"
 
 
+def test_a_registry_that_was_emptied_in_place_is_lost(daemon: Daemon, registry: Registry) -> None:
+    """The directory is there and has nothing in it: degraded, not a registry that names no version."""
+    kept = registry.root.with_name("kept")
+    kept.mkdir()
+    names = sorted(path.name for path in registry.root.iterdir())  # .registry goes first, and comes back last
+    for name in names:
+        (registry.root / name).rename(kept / name)
+    wait_until(lambda: any("no registry" in why for why in daemon.status()["degraded"]), 10)
+    for name in reversed(names):
+        (kept / name).rename(registry.root / name)
+    wait_until(lambda: daemon.status()["degraded"] == [], 10)
+    assert daemon.model()["version"] == "1.0.0"
+
+
 def test_a_restart_without_the_registry_serves_the_last_known_good(
     make_daemon: Callable[..., Daemon], registry: Registry, trained: dict[str, Trained], rows: np.ndarray
 ) -> None:

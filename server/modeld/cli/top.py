@@ -96,6 +96,11 @@ def _row(line: dict[str, Any], before: Sample, now: Sample) -> list[str]:
 def watch(admin: AdminClient, interval_s: float, once: bool) -> None:
     """Draw until q, Ctrl-C, or, where stdout is no terminal or with `once`, a first picture."""
     console = Console(highlight=False)
+    with contextlib.suppress(KeyboardInterrupt):
+        _watch(admin, console, interval_s, once)
+
+
+def _watch(admin: AdminClient, console: Console, interval_s: float, once: bool) -> None:
     before = take(admin)
     if once or not console.is_terminal:
         time.sleep(interval_s)
@@ -115,7 +120,7 @@ def watch(admin: AdminClient, interval_s: float, once: bool) -> None:
 
 @contextlib.contextmanager
 def _keys() -> Iterator[Any]:
-    """A function that waits so many seconds and tells whether to quit: q, Ctrl-C or the end of the input."""
+    """A function that waits so many seconds and tells whether to quit: q, or the end of the input."""
     descriptor = sys.stdin.fileno()
     there = sys.stdin.isatty()
     kept = termios.tcgetattr(descriptor) if there else None
