@@ -180,6 +180,26 @@ def test_an_endpoint_of_a_live_daemon_is_not_stolen(
         assert client.predict(rows[0]).version == "1.0.0"
 
 
+def test_memory_is_locked_where_that_is_asked_for(
+    make_daemon: Callable[..., Daemon], registry: Registry
+) -> None:
+    """loop.lock_memory keeps the front out of swap, its children not; without the right to, one clear line."""
+    daemon = make_daemon(registry.root, loop={"lock_memory": True})
+    if os.getuid() != 0:
+        status, line = serve_fails(daemon)
+        assert status == 1
+        assert "LimitMEMLOCK" in line
+        return
+    daemon.start()
+
+    def locked_kb(pid: int) -> int:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        return int(next(line for line in lines if line.startswith("VmLck")).split()[1])
+
+    assert locked_kb(daemon.pid) > 10_000
+    assert [locked_kb(child.pid) for child in daemon.children()] == [0] * len(daemon.children())
+
+
 def test_an_unreadable_configuration_is_one_clear_line(make_daemon: Callable[..., Daemon]) -> None:
     """Exit status 2, with the file, the line and the key."""
     daemon = make_daemon()

@@ -146,7 +146,8 @@ until_true test -e /tmp/streaming
 block upgrade
 kill -TERM $stream
 wait $stream || fail "requests were lost"
-pgrep -f modeld/b.yaml && fail "the second daemon is left"
+until_true sh -c '! systemctl is-active -q modeld@b'
+[ "$(systemctl show modeld@b -p Result --value)" = success ] || fail "the second daemon didn't end cleanly"
 
 if modeld http --help >/dev/null 2>&1; then
   step "the gateway"
