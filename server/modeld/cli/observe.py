@@ -19,6 +19,7 @@ from modeld.cli.shared import (
     second,
 )
 from modeld.client.errors import NotReady, RequestTimeout
+from modeld.front.stats import lower_bound_us
 from modelreg.render import print_table
 
 #: Seconds between two looks while waiting.
@@ -216,7 +217,7 @@ def quantiles(histogram: dict[str, int], fractions: Sequence[float]) -> list[int
         for at, count in buckets:
             left -= count
             if left <= 0:
-                found.append(at)
+                found.append(lower_bound_us(at))
                 break
         else:
             found.append(None)

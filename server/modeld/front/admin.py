@@ -41,8 +41,6 @@ class AdminService:
         self._daemon = daemon
         self.dropped_replies = 0
         self.history: deque[dict[str, Any]] = deque(maxlen=_HISTORY)
-        #: Model → kind of event → how many since the start.
-        self.counts: dict[str, dict[str, int]] = {}
 
     def on_message(self) -> None:
         """Receive one message; answer it now or later."""
@@ -85,12 +83,6 @@ class AdminService:
         except Exception as e:  # noqa: BLE001 (an operator's message doesn't end the server either)
             incident = self._daemon.incident(e)
             respond(RequestError("INTERNAL", "this request met an error of ours", incident=incident))
-
-    def remember(self, event: dict[str, Any]) -> None:
-        """An event, for `history` and the counters of `stats`."""
-        self.history.append(event)
-        counts = self.counts.setdefault(event["model_name"], {})
-        counts[event["kind"]] = counts.get(event["kind"], 0) + 1
 
     def reload_all(self, done: Callable[[], None]) -> None:
         """A reload of every model, as SIGHUP asks for it; `done` when all are settled."""

@@ -6,7 +6,6 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from modeld.front.data import Served
-from modeld.front.stats import lower_bound_us
 from modeld.swap.policy import State
 
 if TYPE_CHECKING:
@@ -82,15 +81,14 @@ def _model_status(daemon: Daemon, name: str, served: Served) -> dict[str, Any]:
         "path_reason": (binding.served.unplanned_why or None) if binding is not None else None,
         "requests": stats.requests,
         "errors": sum(stats.errors.values()),
-        "pending": sum(one.pending for one in _resident(slot)),
+        "pending": served.pending,
         "p50_us": p50,
         "p99_us": p99,
     }
 
 
 def stats(daemon: Daemon) -> dict[str, Any]:
-    """The admin socket's `stats`: counters since the start, and histograms: the least duration of each bucket in µs
-    → how many fell into it."""
+    """The admin socket's `stats`: counters and histograms (bucket counts; see modeld.front.stats)."""
     return {
         "uptime_s": (daemon.clock_ns() - daemon.started_ns) / 1e9,
         "dropped_replies": daemon.data.dropped_replies,
@@ -101,8 +99,8 @@ def stats(daemon: Daemon) -> dict[str, Any]:
             name: {
                 "requests": served.stats.requests,
                 "errors": served.stats.errors,
-                "events": daemon.admin.counts.get(name, {}),
-                "pending": sum(one.pending for one in _resident(served.slot)),
+                "events": served.stats.events,
+                "pending": served.pending,
                 "latency_us": _sparse(served.stats.latency_us.counts),
                 "predict_us": _sparse(served.stats.predict_us.counts),
             }
@@ -112,7 +110,7 @@ def stats(daemon: Daemon) -> dict[str, Any]:
 
 
 def _sparse(counts: list[int]) -> dict[str, int]:
-    return {str(lower_bound_us(at)): count for at, count in enumerate(counts) if count}
+    return {str(at): count for at, count in enumerate(counts) if count}
 
 
 def _resident(slot: Slot) -> list[Servable]:

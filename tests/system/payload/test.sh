@@ -149,7 +149,7 @@ wait $stream || fail "requests were lost"
 until_true sh -c '! systemctl is-active -q modeld@b'
 [ "$(systemctl show modeld@b -p Result --value)" = success ] || fail "the second daemon didn't end cleanly"
 
-if modeld http --help >/dev/null 2>&1; then
+if modeld http --help >/dev/null 2>&1 && /opt/modeld/venv/bin/python -c 'import modeld.http' 2>/dev/null; then
   step "the gateway"
   systemctl start modeld-http
   until_true python3 -c 'import urllib.request; urllib.request.urlopen("http://127.0.0.1:8080/v2/health/ready", timeout=2)' 2>/dev/null
