@@ -17,7 +17,7 @@ BLOCKS = dict(
     re.findall(r"^```sh (\S+)\n(.*?)^```", (SOURCES / "docs/operations.md").read_text(), re.M | re.S)
 )
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.system, pytest.mark.timeout(720)]
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def test_the_operators_page_holds_under_a_real_systemd(payload: Path, tmp_path: 
     out = tmp_path / "out"
     out.mkdir()
     done = subprocess.run(
-        [HERE / "real-systemd.sh", payload, out], capture_output=True, text=True, timeout=500, check=False
+        [HERE / "real-systemd.sh", payload, out], capture_output=True, text=True, timeout=600, check=False
     )
     log = (out / "log").read_text() if (out / "log").exists() else done.stdout + done.stderr
     print(log)
