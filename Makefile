@@ -3,8 +3,10 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+PREFIX ?= /opt/modeld
+VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 
-.PHONY: demo test coverage check format bench test-system clean help
+.PHONY: demo test coverage check format bench test-system install uninstall clean help
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -45,6 +47,16 @@ format: $(STAMP)  ## rewrite the sources in the agreed format
 
 bench: $(STAMP)  ## latency of the running stack as a ratio to a bare ZeroMQ echo
 	$(BIN)/modeld bench
+
+install:  ## as root: a venv below /opt/modeld, units, a first configuration; starts nothing
+	$(PYTHON) -m venv $(PREFIX)/modeld-$(VERSION)
+	$(PREFIX)/modeld-$(VERSION)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt .
+	ln -sfn modeld-$(VERSION) $(PREFIX)/venv
+	$(PREFIX)/venv/bin/modeld install-units --prefix $(PREFIX)/venv
+
+uninstall:  ## as root: take it away again; state stays, unless PURGE=--purge
+	$(PREFIX)/venv/bin/modeld uninstall-units $(PURGE)
+	rm -rf $(PREFIX)/venv $(PREFIX)/modeld-*
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis demo-output dist

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -121,6 +122,9 @@ def restore(source: Path, root: Path, disk: Disk = DISK) -> int:
     staging = root.absolute().parent / f".tmp-restore-{uuid.uuid4().hex}"
     try:
         disk.make_dirs(staging)
+        if root.exists():  # what takes its place is for the same people: group, mode, default ACL
+            os.chown(staging, -1, root.stat().st_gid)
+            shutil.copystat(root, staging)
         count = unpack_tar(source, staging, disk)
         try:
             telling = disk.read(staging / ".registry" / _TELLING_FILE, max_bytes=MAX_TELLING_BYTES)

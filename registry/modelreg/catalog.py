@@ -6,6 +6,7 @@ SQLite in WAL mode; one writer at a time (BEGIN IMMEDIATE), which waits for the 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 from collections.abc import Iterator
@@ -127,6 +128,9 @@ class Catalog:
     def _open(self) -> sa.Engine:
         with self._lock:
             if self._engine is None or not self.path.exists():
+                # SQLite itself would ask for 0644: then a shared registry's group couldn't write.
+                with contextlib.suppress(OSError):
+                    self.path.touch()
                 self._engine = _engine(self.path)
                 with self._engine.connect() as connection:
                     if connection.exec_driver_sql("PRAGMA user_version").scalar() != LAYOUT:

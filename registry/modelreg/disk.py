@@ -155,7 +155,7 @@ class Disk:
             path = path.parent
         for new in reversed(missing):
             with contextlib.suppress(FileExistsError):
-                self._os.mkdir(new, 0o755)
+                self._os.mkdir(new, 0o777)  # the umask decides, or a shared registry's default ACL
             self.fsync_dir(new.parent)
 
     def write_new(self, path: Path, data: bytes, *, mode: int = 0o644) -> None:
@@ -239,7 +239,7 @@ class Disk:
         fd = None
         try:
             with contextlib.suppress(OSError):
-                fd = self._os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+                fd = self._os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
                 fcntl.flock(fd, fcntl.LOCK_EX)
             yield
         finally:

@@ -96,6 +96,7 @@ class PlanSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
 class LoopSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     busy_poll_us: Annotated[int, msgspec.Meta(ge=0, le=10_000)] = 0
+    lock_memory: bool = False
 
 
 class Security(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -108,7 +109,7 @@ class Security(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
 
 class Logging(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    format: Literal["auto", "json", "text"] = "auto"
+    format: Literal["auto", "journal", "json", "text"] = "auto"
     level: Literal["debug", "info", "warning", "error"] = "info"
 
 

@@ -1,6 +1,6 @@
-"""Logging, configured in one place: JSON lines under systemd, readable lines on a terminal; always on stderr.
+"""Logging, configured in one place: fields in systemd's journal, JSON lines or readable lines on stderr.
 
-Event names are the constants below; a line is one event with key=value fields.
+Event names are the constants below; a line is one event with key=value fields. docs/operations.md explains each.
 """
 
 from __future__ import annotations
@@ -9,9 +9,12 @@ import io
 import os
 import select
 import sys
+from collections.abc import Callable, MutableMapping
 from typing import Any, Literal
 
 import structlog
+
+from modeld import journal
 
 STARTING = "starting"
 READY = "ready"
@@ -61,7 +64,7 @@ MODEL_BROKEN = "model_broken"
 #: Events that an operator should be told of.
 WARNINGS = frozenset({DATASET_DRIFT, REJECTED, FELL_BACK, WORKER_DIED, TRIAL_ABORTED, WRITE_FAILED})
 
-Format = Literal["auto", "json", "text"]
+Format = Literal["auto", "journal", "json", "text"]
 
 
 class _Stderr(io.StringIO):
@@ -92,23 +95,31 @@ class _Stderr(io.StringIO):
 
 
 def configure(form: Format = "auto", level: str = "info") -> None:
-    """Set structlog up for this process. `auto`: JSON where systemd started us, text elsewhere."""
-    as_json = form == "json" or (form == "auto" and "INVOCATION_ID" in os.environ)
-    shared: list[Any] = [
-        structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-    ]
-    render = (
-        structlog.processors.JSONRenderer()
-        if as_json
-        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=18)
-    )
+    """Set structlog up for this process. `auto`: the journal where stderr is connected to it, JSON elsewhere under
+    systemd, text elsewhere."""
+    if form == "auto":
+        form = "journal" if journal.is_stderr() else "json" if "INVOCATION_ID" in os.environ else "text"
     structlog.configure(
-        processors=[*shared, render],
+        processors=_PROCESSORS[form](),
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.WriteLoggerFactory(file=_Stderr()),
+        logger_factory=journal.Logger if form == "journal" else structlog.WriteLoggerFactory(file=_Stderr()),
         cache_logger_on_first_use=True,
     )
+
+
+def _to_journal(_logger: Any, level: str, fields: MutableMapping[str, Any]) -> bytes:
+    return journal.encode(level, str(fields.pop("event")), fields)
+
+
+_STAMP: list[Any] = [
+    structlog.processors.add_log_level,
+    structlog.processors.TimeStamper(fmt="iso", utc=True),
+]
+_PROCESSORS: dict[str, Callable[[], list[Any]]] = {
+    "journal": lambda: [_to_journal],  # it knows the time and the level by itself
+    "json": lambda: [*_STAMP, structlog.processors.JSONRenderer()],
+    "text": lambda: [*_STAMP, structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=18)],
+}
 
 
 def get() -> Any:

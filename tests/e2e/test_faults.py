@@ -181,6 +181,26 @@ def test_an_endpoint_of_a_live_daemon_is_not_stolen(
         assert client.predict(rows[0]).version == "1.0.0"
 
 
+def test_memory_is_locked_where_that_is_asked_for(
+    make_daemon: Callable[..., Daemon], registry: Registry
+) -> None:
+    """loop.lock_memory keeps the front out of swap, its children not; without the right to, one clear line."""
+    daemon = make_daemon(registry.root, loop={"lock_memory": True})
+    if os.getuid() != 0:
+        status, line = serve_fails(daemon)
+        assert status == 1
+        assert "LimitMEMLOCK" in line
+        return
+    daemon.start()
+
+    def locked_kb(pid: int) -> int:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        return int(next(line for line in lines if line.startswith("VmLck")).split()[1])
+
+    assert locked_kb(daemon.pid) > 10_000
+    assert [locked_kb(child.pid) for child in daemon.children()] == [0] * len(daemon.children())
+
+
 def test_an_unreadable_configuration_is_one_clear_line(make_daemon: Callable[..., Daemon]) -> None:
     """Exit status 2, with the file, the line and the key."""
     daemon = make_daemon()
@@ -238,6 +258,20 @@ def test_a_full_state_of_the_disk_does_not_stop_it(
     shutil.rmtree(registry.root)
     with daemon.client() as client:
         assert client.predict(rows[0]).version == "1.0.0"
+
+
+def test_a_registry_that_was_emptied_in_place_is_lost(daemon: Daemon, registry: Registry) -> None:
+    """The directory is there and has nothing in it: degraded, not a registry that names no version."""
+    kept = registry.root.with_name("kept")
+    kept.mkdir()
+    names = sorted(path.name for path in registry.root.iterdir())  # .registry goes first, and comes back last
+    for name in names:
+        (registry.root / name).rename(kept / name)
+    wait_until(lambda: any("no registry" in why for why in daemon.status()["degraded"]), 10)
+    for name in reversed(names):
+        (kept / name).rename(registry.root / name)
+    wait_until(lambda: daemon.status()["degraded"] == [], 10)
+    assert daemon.model()["version"] == "1.0.0"
 
 
 def test_a_restart_without_the_registry_serves_the_last_known_good(

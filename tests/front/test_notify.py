@@ -97,3 +97,21 @@ def test_a_message_that_found_the_queue_full_is_sent_again_in_order(notifier, la
 def test_the_watchdog_is_fed_twice_as_often_as_asked(notifier, tmp_path, environ, expected):
     """Half of WATCHDOG_USEC, and only where it is meant for this process."""
     assert notifier(NOTIFY_SOCKET=str(tmp_path / "notify"), **environ).watchdog_s == expected
+
+
+def test_more_time_is_asked_for_now_and_then(notifier, tmp_path, monkeypatch):
+    """EXTEND_TIMEOUT_USEC once, and again after a while: not with each turn of the loop."""
+    path = str(tmp_path / "notify")
+    now = 100.0
+    monkeypatch.setattr("modeld.front.notify.time.monotonic", lambda: now)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.settimeout(5)
+        manager.bind(path)
+        one = notifier(NOTIFY_SOCKET=path)
+        for _ in range(5):
+            one.extend()
+        assert manager.recv(1000) == b"EXTEND_TIMEOUT_USEC=10000000"
+        assert not select.select([manager], [], [], 0)[0]
+        now = 103.0
+        one.extend()
+        assert manager.recv(1000) == b"EXTEND_TIMEOUT_USEC=10000000"

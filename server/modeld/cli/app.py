@@ -1,7 +1,7 @@
 """The root of the command line: options that every verb shares, the verbs, and errors to exit statuses.
 
-Exit status: 0 done, 1 error, 2 usage or configuration, 3 not found or nothing to serve, 4 conflict or endpoint in use,
-7 daemon or source unavailable, 9 a candidate was rejected.
+Exit status: 0 done, 1 error or degraded, 2 usage or configuration, 3 not found or nothing to serve, 4 conflict or
+endpoint in use, 7 daemon or source unavailable, 9 a candidate was rejected.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from modeld import __version__
-from modeld.cli import operate
+from modeld.cli import install, observe, operate
 from modeld.cli.keygen import keygen
 from modeld.client.errors import ModeldError as ClientError
 from modeld.client.errors import RequestTimeout, ServerError
@@ -174,6 +174,8 @@ def version() -> None:
 
 app.command()(keygen)
 operate.register(app)
+observe.register(app)
+install.register(app)
 
 
 def main() -> None:

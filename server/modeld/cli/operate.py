@@ -1,76 +1,50 @@
-"""The verbs that talk to a running daemon."""
+"""The verbs that change what a running daemon does, and `predict`."""
 
 from __future__ import annotations
 
 import csv
 import json
 import math
-import time
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from modeld.client import AdminClient, Client
-from modeld.client.errors import NotReady, RequestTimeout
-from modelreg.render import print_table
+from modeld.cli.shared import (
+    TIMEOUT_S,
+    JsonOption,
+    ModelArgument,
+    ReasonOption,
+    admin_client,
+    checked_endpoint,
+    print_json,
+)
+from modeld.client import Client
 
-_Json = Annotated[bool, typer.Option("--json", help="Print the daemon's reply as JSON.")]
-_Reason = Annotated[str, typer.Option("--reason", help="Why; it goes into the log.")]
-_Model = Annotated[str | None, typer.Argument(help="The model's name; may be left out where one is served.")]
 _NamedModel = Annotated[
     str | None, typer.Option("--model", help="The model's name; may be left out where one is served.")
 ]
 
-#: Seconds that an operation which waits for nothing may take.
-_TIMEOUT_S = 3.0
 #: Seconds that a prediction may take.
 _PREDICT_TIMEOUT_S = 60.0
-#: Seconds between two looks while waiting.
-_POLL_S = 0.05
 
 
 def register(app: typer.Typer) -> None:
     """Add the verbs to `app`."""
-    for verb in (status, reload, rollback, hold, release, drain, history, predict):
+    for verb in (reload, rollback, hold, release, drain, predict):
         app.command(verb.__name__)(verb)
-
-
-def status(
-    context: typer.Context,
-    as_json: _Json = False,
-    wait: Annotated[float, typer.Option(help="Wait for a ready daemon at most so long, seconds.")] = 0.0,
-) -> None:
-    """What is served, since when, how fast; exit status 1 if the daemon isn't healthy."""
-    deadline = time.monotonic() + wait
-    with _admin(context) as admin:
-        while True:
-            try:
-                reply = admin.status()
-            except (RequestTimeout, NotReady):
-                if time.monotonic() > deadline:
-                    raise
-                continue
-            if reply["ready"] or time.monotonic() > deadline:
-                break
-            time.sleep(_POLL_S)
-    if as_json:
-        _print_json(reply)
-    else:
-        _print_status(reply)
-    raise typer.Exit(0 if reply["ready"] and not reply["degraded"] else 1)
 
 
 def reload(
     context: typer.Context,
-    model: _Model = None,
+    model: ModelArgument = None,
     wait: Annotated[bool, typer.Option(help="Wait for the outcome.")] = True,
     force: Annotated[bool, typer.Option(help="Try a rejected version once more.")] = False,
-    as_json: _Json = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Look at the source now; exit status 9 if what is there was rejected."""
     timeout_s = context.obj.config().trial.timeout_s + 10
-    with _admin(context) as admin:
+    with admin_client(context) as admin:
         admin.status()  # nobody there: say so soon, whatever the trial may take
         reply = admin.call("reload", model_name=model, wait=wait, force=force, timeout_s=timeout_s)
     _print_outcome(reply, as_json, lambda: _describe_reload(reply))
@@ -81,8 +55,8 @@ def reload(
 
 def rollback(
     context: typer.Context,
-    reason: _Reason,
-    model: _Model = None,
+    reason: ReasonOption,
+    model: ModelArgument = None,
     to: Annotated[
         str | None, typer.Option("--to", metavar="VERSION", help="Default: the previous production version.")
     ] = None,
@@ -90,11 +64,11 @@ def rollback(
         int | None, typer.Option(help="Do nothing (exit status 4) unless this generation serves now.")
     ] = None,
     mark_failed: Annotated[bool, typer.Option(help="Mark the version rolled back from as failed.")] = True,
-    as_json: _Json = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Point production back and serve that version at once."""
     timeout_s = context.obj.config().trial.timeout_s + 10
-    with _admin(context) as admin:
+    with admin_client(context) as admin:
         admin.status()
         reply = admin.call(
             "rollback", model_name=model, to=to, reason=reason, expect_generation=expect_generation,
@@ -110,52 +84,32 @@ def rollback(
     )
 
 
-def hold(context: typer.Context, reason: _Reason, model: _Model = None, as_json: _Json = False) -> None:
+def hold(
+    context: typer.Context, reason: ReasonOption, model: ModelArgument = None, as_json: JsonOption = False
+) -> None:
     """Freeze swaps, around the open say; what serves goes on serving."""
-    with _admin(context) as admin:
+    with admin_client(context) as admin:
         reply = admin.call("hold", model_name=model, reason=reason)
     _print_outcome(reply, as_json, lambda: f"held: {', '.join(reply['models'])}")
 
 
 def release(
     context: typer.Context,
-    model: _Model = None,
+    model: ModelArgument = None,
     reason: Annotated[str, typer.Option("--reason", help="Why; it goes into the log.")] = "",
-    as_json: _Json = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Resume swaps."""
-    with _admin(context) as admin:
+    with admin_client(context) as admin:
         reply = admin.call("release", model_name=model, reason=reason)
     _print_outcome(reply, as_json, lambda: f"released: {', '.join(reply['models'])}")
 
 
-def drain(context: typer.Context, as_json: _Json = False) -> None:
+def drain(context: typer.Context, as_json: JsonOption = False) -> None:
     """Stop admitting, answer what was admitted, and end the daemon."""
-    with _admin(context) as admin:
+    with admin_client(context) as admin:
         reply = admin.call("drain")
     _print_outcome(reply, as_json, lambda: "draining")
-
-
-def history(
-    context: typer.Context,
-    model: _Model = None,
-    limit: Annotated[int, typer.Option(help="How many at most.")] = 20,
-    as_json: _Json = False,
-) -> None:
-    """This daemon's decisions since its start, newest first (modelreg history has the registry's whole story)."""
-    with _admin(context) as admin:
-        reply = admin.call("history", model_name=model, limit=limit)
-    if as_json:
-        _print_json(reply)
-        return
-    keys = ("model_name", "from", "to", "generation", "actor", "reason")
-    print_table(
-        ("AT (UTC)", "WHAT", "MODEL", "FROM", "TO", "GEN", "ACTOR", "REASON"),
-        [
-            (_time(entry["at"]), _what(entry), *(_cell(entry.get(key)) for key in keys))
-            for entry in reply["history"]
-        ],
-    )
 
 
 def predict(
@@ -173,7 +127,7 @@ def predict(
             "--csv", metavar="FILE", help="Rows with a header of feature names; an empty cell is missing."
         ),
     ] = None,
-    as_json: _Json = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Ask for predictions; prints one line a row."""
     if (features is None) == (csv_file is None):
@@ -185,13 +139,13 @@ def predict(
             raise ValueError(f"--features isn't JSON: {e}") from None
     else:
         rows = _read_csv(csv_file or Path())
-    endpoint = _endpoint(context.obj.endpoint or context.obj.config().data_endpoints[0])
-    with Client(endpoint, timeout_s=_TIMEOUT_S, curve=context.obj.curve()) as client:
+    endpoint = checked_endpoint(context.obj.endpoint or context.obj.config().data_endpoints[0])
+    with Client(endpoint, timeout_s=TIMEOUT_S, curve=context.obj.curve()) as client:
         client.live()  # nobody there: say so soon, whatever the prediction may take
         client.timeout_s = _PREDICT_TIMEOUT_S
         reply = client.call("predict", model_name=model, features=rows)
     if as_json:
-        _print_json(reply)
+        print_json(reply)
         return
     outputs = reply["outputs"]
     for row in range(outputs[0]["shape"][0]):
@@ -209,12 +163,6 @@ def _no_constant(name: str) -> None:
     """JSON has no NaN and no infinities; Python's reader lets them pass."""
     if name != "NaN":
         raise ValueError(f"--features: {name} is refused; null is a missing value")
-
-
-def _endpoint(endpoint: str) -> str:
-    if not endpoint.startswith(("ipc://", "tcp://")):
-        raise ValueError(f"endpoint {endpoint!r}: ipc://PATH or tcp://HOST:PORT")
-    return endpoint
 
 
 def _read_csv(path: Path) -> list[dict[str, float | None]]:
@@ -239,18 +187,9 @@ def _read_csv(path: Path) -> list[dict[str, float | None]]:
     return rows
 
 
-def _admin(context: typer.Context) -> AdminClient:
-    endpoint = _endpoint(context.obj.endpoint or context.obj.config().admin_endpoint)
-    return AdminClient(endpoint, timeout_s=_TIMEOUT_S, curve=context.obj.curve())
-
-
-def _print_json(reply: dict[str, Any]) -> None:
-    typer.echo(json.dumps({key: value for key, value in reply.items() if key != "id"}, indent=2))
-
-
 def _print_outcome(reply: dict[str, Any], as_json: bool, line: Any) -> None:
     if as_json:
-        _print_json(reply)
+        print_json(reply)
     else:
         typer.echo(line())
 
@@ -265,42 +204,3 @@ def _describe_reload(reply: dict[str, Any]) -> str:
             serves = f"; {one['version']} serves" if one.get("version") else ""
             lines.append(f"{name}{one.get('reason', 'not reloaded')}{serves}")
     return "\n".join(lines)
-
-
-def _print_status(reply: dict[str, Any]) -> None:
-    keys = ("model_name", "version", "generation", "state", "warm", "requests", "errors", "p50_us", "p99_us")
-    print_table(
-        ("MODEL", "VERSION", "GEN", "STATE", "WARM", "REQUESTS", "ERRORS", "P50 µs", "P99 µs", "SINCE (UTC)"),
-        [(*(_cell(line.get(key)) for key in keys), _time(line["since"])) for line in reply["models"]],
-    )
-    typer.echo(f"watching: {reply['watching']}; pid {reply['pid']}, since {_time(reply['started_at'])}")
-    for line in reply["models"]:
-        name = line["model_name"]
-        if trial := line.get("trial"):
-            typer.echo(f"{name}: {trial['version']} is on trial: {trial['state']}")
-        if line.get("held"):
-            typer.echo(f"{name}: held: {line['held']}")
-        if rejection := line.get("last_rejection"):
-            typer.echo(
-                f"{name}: {rejection['version']} rejected at {_time(rejection['at'])}: {rejection['reason']}"
-            )
-        for warning in line.get("warnings", ()):
-            typer.echo(f"{name}: {line['version']}: {warning}")
-    for reason in reply["degraded"]:
-        typer.echo(f"degraded: {reason}")
-
-
-def _what(event: dict[str, Any]) -> str:
-    """The event's kind, in the words of the commands."""
-    if event["kind"] == "hold" and not event.get("held"):
-        return "release"
-    return "relabelled" if event["kind"] == "state" else str(event["kind"])
-
-
-def _time(at: str | None) -> str:
-    """An RFC 3339 time to the second."""
-    return "-" if at is None else at[:19].replace("T", " ")
-
-
-def _cell(value: Any) -> str:
-    return "-" if value is None else str(value)

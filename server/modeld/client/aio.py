@@ -155,7 +155,7 @@ class AsyncClient(Core):
                 connect(socket, name, self._curve)
             readers = list(self._sockets)
             if self._event_endpoints is not None:
-                subscribe(self._socket(self._context, zmq.SUB), self._event_endpoints, self._curve)
+                subscribe(self._socket(self._context, zmq.SUB), self._event_endpoints, curve=self._curve)
         except zmq.ZMQError:
             for socket in self._sockets:
                 socket.close()

@@ -76,7 +76,7 @@ class EventThread:
         self._stop: zmq.Socket[bytes] = context.socket(zmq.PAIR)
         self._stopped: zmq.Socket[bytes] = context.socket(zmq.PAIR)
         try:
-            subscribe(self._socket, endpoints, curve)
+            subscribe(self._socket, endpoints, curve=curve)
         except zmq.ZMQError:
             self._close_sockets()
             raise

@@ -25,10 +25,15 @@ def connect(socket: zmq.Socket[Any], endpoint: str, curve: Curve | None = None) 
     _connect(socket, endpoint, curve)
 
 
-def subscribe(socket: zmq.Socket[Any], endpoints: str | Sequence[str], curve: Curve | None = None) -> None:
-    """Set up a SUB socket for swaps at these endpoints. Raises as `connect`."""
+def subscribe(
+    socket: zmq.Socket[Any],
+    endpoints: str | Sequence[str],
+    topics: Sequence[bytes] = SWAPS,
+    curve: Curve | None = None,
+) -> None:
+    """Set up a SUB socket for these topics at these endpoints. Raises as `connect`."""
     _set_options(socket)
-    for topic in SWAPS:
+    for topic in topics:
         socket.setsockopt(zmq.SUBSCRIBE, topic)
     # What is set holds for what is connected later, and keys can't be taken back: ipc first.
     names = [endpoints] if isinstance(endpoints, str) else endpoints

@@ -62,6 +62,9 @@ from modelreg.settings import DatasetSettings
 _TICK_S = 0.1
 #: A watcher that hasn't answered for so long is stuck. Seconds.
 _WATCHER_ANSWERS_S = 10.0
+#: A daemon that drains says DRAINING for at least so long: what is on its way to it, and would be lost with its socket,
+#: is sent elsewhere by the client at once instead of after a timeout. Seconds.
+_REFUSING_S = 0.25
 _WATCHER_GONE = WriteOutcome(
     "store_unavailable", "the watcher isn't there now; what it did shows at its next look"
 )
@@ -122,6 +125,8 @@ class Daemon:
         # Before ZeroMQ makes its thread: both wake up often, for little, and mustn't queue behind what computes.
         prctl.set_slice(_SLICE_NS)
         _raise_descriptor_limit()
+        if config.loop.lock_memory:
+            _lock_memory()
         self._log.info(log.STARTING, pid=os.getpid(), root=config.source.root, channel=config.source.channel)
         context: zmq.Context[Any] = zmq.Context(io_threads=1)
         data = sockets.router(context, config.limits.max_message_bytes)
@@ -168,8 +173,9 @@ class Daemon:
 
     def _end_when_drained(self) -> None:
         assert self._draining_since_ns is not None
-        late = self.clock_ns() - self._draining_since_ns > self.config.limits.drain_timeout_s * 1e9
-        if self._pending() and not late:
+        since_s = (self.clock_ns() - self._draining_since_ns) / 1e9
+        late = since_s > self.config.limits.drain_timeout_s
+        if (self._pending() and not late) or since_s < _REFUSING_S:
             self.loop.call_in(0.002, self._end_when_drained)
         else:
             self.loop.stop()
@@ -196,11 +202,7 @@ class Daemon:
         self._notifier.close()
 
     def _pending(self) -> int:
-        total = 0
-        for served in self.models.values():
-            slot = served.slot
-            total += sum(one.pending for one in slot.residents())
-        return total
+        return sum(served.pending for served in self.models.values())
 
     # -- the source
 
@@ -384,6 +386,9 @@ class Daemon:
         """Publish and remember an event."""
         body = {"kind": kind, "model_name": model, **_NO_FIELDS, **fields, "at": self.now()}
         self.admin.history.append(body)
+        if model in self.models:
+            counts = self.models[model].stats.events
+            counts[kind] = counts.get(kind, 0) + 1
         self._events.send_multipart([f"{kind}.{model}".encode(), header.encode_json(body)], zmq.NOBLOCK)
         self._notifier.send(self._status_line())
 
@@ -522,6 +527,8 @@ class Daemon:
         self._check_watcher()
         self._tell_in_use()
         self._check_start()
+        if self._draining_since_ns or (not self.ready and any(s.slot.trial for s in self.models.values())):
+            self._notifier.extend()
         self.loop.call_in(_TICK_S, self._tick)
 
     def _feed_watchdog(self) -> None:
@@ -535,6 +542,15 @@ def _raise_descriptor_limit() -> None:
     """As many descriptors as we may have: libzmq ends the process that runs out of them."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _lock_memory() -> None:
+    try:
+        prctl.lock_memory()
+    except OSError as e:
+        raise ModeldError(
+            f"loop.lock_memory: {e.strerror}: set LimitMEMLOCK=infinity in the unit, or leave it off"
+        ) from e
 
 
 def _version(slot: Slot) -> str | None:

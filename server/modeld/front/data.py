@@ -34,6 +34,11 @@ class Served:
         self.slot = slot
         self.stats = Stats()
 
+    @property
+    def pending(self) -> int:
+        """Requests admitted and not yet answered, of every resident version."""
+        return sum(one.pending for one in self.slot.residents())
+
 
 class PredictJob(Job):
     """A request that waits for its prediction, with all that its reply needs."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from collections import deque
 from collections.abc import Callable
 
@@ -12,6 +13,9 @@ _RETRY_S = 0.05
 
 #: Datagrams kept for a manager that doesn't read; beyond them the oldest goes.
 _KEPT = 64
+
+#: A start or stop that gets on asks for this much time from now on, and again after a quarter of it. Seconds.
+_EXTENSION_S = 10.0
 
 
 class Notifier:
@@ -34,6 +38,7 @@ class Notifier:
             self._sock.setblocking(False)
         self._later = later
         self._waiting: deque[bytes] = deque(maxlen=_KEPT)
+        self._extended_at = float("-inf")
         mine = values.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
         #: Seconds between two pings: half of what the manager allows; None where it asks for none.
         self.watchdog_s: float | None = None
@@ -51,6 +56,12 @@ class Notifier:
         elif not self._sent(data) and fields != ("WATCHDOG=1",):
             self._waiting.append(data)
             self._later(_RETRY_S, self._retry)
+
+    def extend(self) -> None:
+        """Starting or stopping gets on: ask for more time than the unit has (EXTEND_TIMEOUT_USEC), now and then."""
+        if time.monotonic() - self._extended_at > _EXTENSION_S / 4:
+            self._extended_at = time.monotonic()
+            self.send(f"EXTEND_TIMEOUT_USEC={int(_EXTENSION_S * 1e6)}")
 
     def _sent(self, data: bytes) -> bool:
         """Whether this is off our hands: taken, or meant for nobody."""

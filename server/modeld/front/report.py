@@ -32,16 +32,21 @@ def status(daemon: Daemon) -> dict[str, Any]:
         if slot.condemned is not None:
             degraded.append(f"{name}: {slot.condemned}, and nothing warm to fall back to")
         lines.append(_model_status(daemon, name, served))
-        for binding in (slot.serving, *slot.warm):
-            if binding is not None:
-                workers += [
-                    {"model_name": name, "version": binding.contract.version, "pid": lane.channel.pid,
-                     "state": str(binding.served.state)}
-                    for lane in binding.served.lanes
-                ]  # fmt: skip
+        workers += [
+            {
+                "model_name": name,
+                "version": one.contract.version,
+                "pid": lane.channel.pid,
+                "state": str(one.state),
+            }
+            for one in slot.residents()
+            for lane in one.lanes
+        ]
     return {
         "models": lines,
-        "ready": daemon.ready and all(served.slot.serving is not None for served in daemon.models.values()),
+        "ready": daemon.ready
+        and bool(daemon.models)
+        and all(served.slot.serving is not None for served in daemon.models.values()),
         "watching": daemon.watching,
         "workers": workers,
         "degraded": degraded,
@@ -84,6 +89,7 @@ def _model_status(daemon: Daemon, name: str, served: Served) -> dict[str, Any]:
         "path_reason": (binding.served.unplanned_why or None) if binding is not None else None,
         "requests": stats.requests,
         "errors": sum(stats.errors.values()),
+        "pending": served.pending,
         "p50_us": p50,
         "p99_us": p99,
     }
@@ -104,6 +110,8 @@ def stats(daemon: Daemon) -> dict[str, Any]:
             name: {
                 "requests": served.stats.requests,
                 "errors": served.stats.errors,
+                "events": served.stats.events,
+                "pending": served.pending,
                 "latency_us": _sparse(served.stats.latency_us.counts),
                 "predict_us": _sparse(served.stats.predict_us.counts),
             }

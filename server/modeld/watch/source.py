@@ -131,9 +131,9 @@ class RegistrySource:
         self._leases.release()
 
     def _open(self) -> Registry:
-        """The registry; opened anew where the root became another directory."""
+        """The registry; opened anew where another one took its place. A directory that was emptied is none."""
         try:
-            status = os.stat(self._root)
+            status = os.stat(self._root / ".registry" / "registry.json")
         except FileNotFoundError:
             raise NotFoundError(
                 f"{self._root}: there is no registry; make one with: modelreg --root {self._root} init"

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import platform
 import struct
 
 _PR_SET_NAME, _PR_SET_NO_NEW_PRIVS, _PR_SET_CHILD_SUBREAPER, _PR_SET_DUMPABLE = 15, 38, 36, 4
 _SCHED_SETATTR, _SCHED_OTHER = {"x86_64": 314, "aarch64": 274}, 0
+_MCL_CURRENT, _MCL_FUTURE = 1, 2
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -36,3 +38,9 @@ def set_slice(ns: int) -> None:
     if number is not None:
         attributes = struct.pack("=IIQiIQQQ", 48, _SCHED_OTHER, 0, 0, 0, ns, 0, 0)
         _libc.syscall(number, 0, attributes, 0)
+
+
+def lock_memory() -> None:
+    """Keep this process's pages, now and later, out of swap; children don't inherit it. Raises OSError."""
+    if _libc.mlockall(_MCL_CURRENT | _MCL_FUTURE):
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
