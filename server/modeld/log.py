@@ -43,6 +43,9 @@ DRAINING = "draining"
 STOPPED = "stopped"
 STALE_SOCKET = "stale_socket_replaced"
 
+LISTENING = "listening"
+HTTP_SERVER = "http_server"
+
 RELOADING = "reloading"
 MODEL_BROKEN = "model_broken"
 

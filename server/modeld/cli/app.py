@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from modeld import __version__
-from modeld.cli import operate
+from modeld.cli import http, operate
 from modeld.client.errors import ModeldError as ClientError
 from modeld.client.errors import RequestTimeout, ServerError
 from modeld.errors import ModeldError
@@ -138,6 +138,7 @@ def version() -> None:
 
 
 operate.register(app)
+http.register(app)
 
 
 def main() -> None:

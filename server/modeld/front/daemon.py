@@ -177,12 +177,7 @@ class Daemon:
         self._notifier.close()
 
     def _pending(self) -> int:
-        total = 0
-        for served in self.models.values():
-            slot = served.slot
-            resident = [binding.served for binding in (slot.serving, slot.warm) if binding is not None]
-            total += sum(one.pending for one in (*resident, *slot.retiring))
-        return total
+        return sum(served.pending for served in self.models.values())
 
     # -- the source
 
@@ -349,6 +344,9 @@ class Daemon:
         """Publish and remember an event."""
         body = {"kind": kind, "model_name": model, **fields, "at": self.now()}
         self.admin.history.append(body)
+        if model in self.models:
+            counts = self.models[model].stats.events
+            counts[kind] = counts.get(kind, 0) + 1
         self._events.send_multipart([f"{kind}.{model}".encode(), header.encode_json(body)], zmq.NOBLOCK)
         self._notifier.send(self._status_line())
 

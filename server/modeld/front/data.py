@@ -32,6 +32,13 @@ class Served:
         self.slot = slot
         self.stats = Stats()
 
+    @property
+    def pending(self) -> int:
+        """Requests admitted and not yet answered, of every resident version."""
+        slot = self.slot
+        resident = [binding.served for binding in (slot.serving, slot.warm) if binding is not None]
+        return sum(one.pending for one in (*resident, *slot.retiring))
+
 
 class PredictJob(Job):
     """A request that waits for its prediction, with all that its reply needs."""

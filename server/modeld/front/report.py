@@ -91,6 +91,8 @@ def stats(daemon: Daemon) -> dict[str, Any]:
             name: {
                 "requests": served.stats.requests,
                 "errors": served.stats.errors,
+                "events": served.stats.events,
+                "pending": served.pending,
                 "latency_us": _sparse(served.stats.latency_us.counts),
                 "predict_us": _sparse(served.stats.predict_us.counts),
             }

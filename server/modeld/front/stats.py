@@ -55,6 +55,8 @@ class Stats:
     def __init__(self) -> None:
         self.requests = 0
         self.errors: dict[str, int] = {}
+        #: Published events by kind: swap, rollback, rejected, hold, state.
+        self.events: dict[str, int] = {}
         self.latency_us = Histogram()
         self.predict_us = Histogram()
 
