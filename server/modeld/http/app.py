@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from modeld import __version__
 from modeld.client.errors import ModeldError
@@ -19,6 +20,11 @@ from modeld.http.metrics import Metrics
 from modeld.http.oip import Oip
 from modeld.http.problems import ApiError, handle
 from modelreg.errors import RegistryError
+
+#: What has an answer of its own; anything else is our fault and is logged.
+_HANDLED: tuple[type[Exception], ...] = (
+    ApiError, RegistryError, ModeldError, RequestValidationError, HTTPException, ClientDisconnect, Exception,
+)  # fmt: skip
 
 
 def create_app(config: Config) -> FastAPI:
@@ -49,9 +55,7 @@ def create_app(config: Config) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         openapi_url="/api/v1/openapi.json",
-        exception_handlers=dict.fromkeys(
-            (ApiError, RegistryError, ModeldError, RequestValidationError, HTTPException, Exception), handle
-        ),
+        exception_handlers=dict.fromkeys(_HANDLED, handle),
     )
     app.state.gateway = gateway
     app.router.routes[:0] = Oip(gateway).routes()

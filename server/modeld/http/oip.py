@@ -41,6 +41,7 @@ class Oip:
         found: list[BaseRoute] = []
         for at in (model, version):
             found.append(Route(at + "/infer", self.infer, methods=["POST"]))
+        found.append(Route("/v2/models/stats", self.statistics))  # before a model of that name
         for at in (model, version):
             found += [
                 Route(at + "/ready", self.model_ready),
@@ -53,7 +54,6 @@ class Oip:
             Route("/v2/", self.server),
             Route("/v2/health/live", self.live),
             Route("/v2/health/ready", self.ready),
-            Route("/v2/models/stats", self.statistics),
             Route("/v2/repository/index", self.index, methods=["GET", "POST"]),
             Route("/v2/repository/models/{model}/load", self.load, methods=["POST"]),
             Route("/v2/repository/models/{model}/unload", self.unload, methods=["POST"]),

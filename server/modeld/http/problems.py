@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from modeld import log
@@ -99,6 +99,8 @@ def problem_of(error: Exception) -> Problem:
         case HTTPException():
             code = HTTPStatus(error.status_code).name
             return Problem(error.status_code, code, str(error.detail), {}, dict(error.headers or {}))
+        case ClientDisconnect():
+            return Problem(400, "disconnected", "the request ended before it was whole")
         case _:
             return Problem(500, "INTERNAL", "this request met an error of ours; the gateway's log has it")
 

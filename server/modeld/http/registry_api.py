@@ -87,11 +87,13 @@ def router(gateway: Gateway) -> APIRouter:
 
         return Depends(check)
 
-    def reads(**more: Any) -> dict[str, Any]:
-        return {"responses": _PROBLEMS, "dependencies": [needs(READ), Depends(_bearer)], **more}
+    reader, writer, operator = needs(READ), needs(WRITE), needs(OPERATE)
 
-    def changes(scope: str, **more: Any) -> dict[str, Any]:
-        return {"responses": _CHANGES, "dependencies": [needs(scope), Depends(_bearer)], **more}
+    def reads(**more: Any) -> dict[str, Any]:
+        return {"responses": _PROBLEMS, "dependencies": [reader, Depends(_bearer)], **more}
+
+    def changes(needed: Any, **more: Any) -> dict[str, Any]:
+        return {"responses": _CHANGES, "dependencies": [needed, Depends(_bearer)], **more}
 
     api = APIRouter(prefix="/api/v1/models", tags=["registry"])
 
@@ -195,12 +197,12 @@ def router(gateway: Gateway) -> APIRouter:
         status_code=201,
         response_model=schemas.Version,
         openapi_extra=_UPLOAD_BODY,
-        **changes(WRITE),
+        **changes(writer),
     )
     async def register(
         request: Request,
         name: ModelName,
-        caller: Annotated[Caller, needs(WRITE)],
+        caller: Caller = writer,
         idempotency_key: Key = None,
     ) -> Response:
         """Upload a version: the model's file as the body with options in the query, or a form. It is loaded and proved
@@ -219,12 +221,12 @@ def router(gateway: Gateway) -> APIRouter:
 
             return await once(caller, idempotency_key, request, came.fingerprint, work)
 
-    @api.post("/{name}/{version}/validate", response_model=schemas.Validation, **changes(WRITE))
+    @api.post("/{name}/{version}/validate", response_model=schemas.Validation, **changes(writer))
     async def validate(
         request: Request,
         name: ModelName,
         version: VersionName,
-        caller: Annotated[Caller, needs(WRITE)],
+        caller: Caller = writer,
         idempotency_key: Key = None,
     ) -> Response:
         """Check its bytes, load it in a process that may die, replay its golden rows."""
@@ -236,13 +238,13 @@ def router(gateway: Gateway) -> APIRouter:
 
         return await once(caller, idempotency_key, request, "", work)
 
-    @api.post("/{name}/{version}/promote", response_model=schemas.Commit, **changes(OPERATE))
+    @api.post("/{name}/{version}/promote", response_model=schemas.Commit, **changes(operator))
     async def promote(
         request: Request,
         name: ModelName,
         version: VersionName,
         body: schemas.Promote,
-        caller: Annotated[Caller, needs(OPERATE)],
+        caller: Caller = operator,
         if_match: IfMatch = None,
         idempotency_key: Key = None,
     ) -> Response:
@@ -258,12 +260,12 @@ def router(gateway: Gateway) -> APIRouter:
 
         return await once(caller, idempotency_key, request, body.model_dump_json(), work)
 
-    @api.post("/{name}/rollback", response_model=schemas.Commit, **changes(OPERATE))
+    @api.post("/{name}/rollback", response_model=schemas.Commit, **changes(operator))
     async def rollback(
         request: Request,
         name: ModelName,
         body: schemas.Rollback,
-        caller: Annotated[Caller, needs(OPERATE)],
+        caller: Caller = operator,
         if_match: IfMatch = None,
         idempotency_key: Key = None,
     ) -> Response:
@@ -281,7 +283,7 @@ def router(gateway: Gateway) -> APIRouter:
     top = APIRouter()
     top.include_router(api)
 
-    @top.post("/model/reload", response_model=schemas.Reloaded, tags=["daemon"], **changes(OPERATE))
+    @top.post("/model/reload", response_model=schemas.Reloaded, tags=["daemon"], **changes(operator))
     async def reload(model: Annotated[str | None, Query(description="Else every model.")] = None) -> Any:
         """Have the daemon look at the registry now; answers when what is there serves, or says why it doesn't."""
         reply = await gateway.admin.call("reload", {"model_name": model}, timeout_s=gateway.trial_s)
