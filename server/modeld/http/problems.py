@@ -16,6 +16,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
+from starlette.routing import Match
 
 from modeld import log
 from modeld.client.errors import ModeldError, ProtocolError, RequestTimeout, ServerError
@@ -128,9 +129,20 @@ def render(problem: Problem, *, oip: bool) -> Response:
     return Response(msgspec.json.encode(body), problem.status, problem.headers, media)
 
 
+def _allowed(request: Request) -> str:
+    """Every method of this path: the framework names those of the first route alone."""
+    found: set[str] = set()
+    for route in request.app.router.routes:
+        if route.matches(request.scope)[0] is not Match.NONE:
+            found |= getattr(route, "methods", None) or set()
+    return ", ".join(sorted(found))
+
+
 async def handle(request: Request, error: Exception) -> Response:
     """The application's handler for every error."""
     problem = problem_of(error)
+    if problem.status == HTTPStatus.METHOD_NOT_ALLOWED:
+        problem.headers["allow"] = _allowed(request)
     if problem.code == "INTERNAL" and not isinstance(error, ServerError):
         log.get().error(log.INCIDENT, what=repr(error), method=request.method, path=request.url.path)
     return render(problem, oip=request.url.path.startswith("/v2"))

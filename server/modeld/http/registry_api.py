@@ -6,7 +6,6 @@ ETag is the sequence of the model's log: `If-Match` makes a decision depend on n
 
 from __future__ import annotations
 
-import re
 import tempfile
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
@@ -23,19 +22,16 @@ from starlette.responses import Response
 
 from modeld.http import schemas, upload
 from modeld.http.gateway import Gateway
-from modeld.http.problems import ApiError
 from modeld.http.schemas import Channel, Limit, ModelName, VersionName
 from modeld.http.tokens import OPERATE, READ, WRITE, Caller
 from modelreg import Registry
 from modelreg.clock import parse_moment
 from modelreg.listing import describe, parse_minimum, select
 
-_ETAG = re.compile(r'"(\d{1,18})"')
-
 _bearer = HTTPBearer(
     auto_error=False, description="A token with the scopes model:read, model:write, model:operate."
 )
-_PROBLEM: dict[str, Any] = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+_PROBLEM: dict[str, Any] = {"application/problem+json": {"schema": schemas.PROBLEM}}
 _PROBLEMS: dict[int | str, dict[str, Any]] = {
     status: {"description": told, "content": _PROBLEM}
     for status, told in {
@@ -70,7 +66,12 @@ _UPLOAD_BODY = {
     }
 }
 
-IfMatch = Annotated[str | None, Header(description="Only while the model's log is at this record.")]
+IfMatch = Annotated[
+    str | None,
+    Header(
+        pattern=r'^("[0-9]{1,18}"|\*)$', description="The ETag: only while the model's log is at this record."
+    ),
+]
 IfNoneMatch = Annotated[str | None, Header(description="The ETag of an answer that is known already.")]
 Key = Annotated[
     str | None,
@@ -115,7 +116,8 @@ def router(gateway: Gateway) -> APIRouter:
         task_type: str | None = None,
         config_hash: Annotated[str | None, Query(description="May be shortened.")] = None,
         minimum: Annotated[
-            list[str] | None, Query(alias="min", description="METRIC=X: at least X; may be repeated.")
+            list[schemas.Minimum] | None,
+            Query(alias="min", description="METRIC=X: at least X; may be repeated."),
         ] = None,
         sort: Annotated[
             str | None, Query(description="Best first by this metric; else newest first.")
@@ -157,9 +159,7 @@ def router(gateway: Gateway) -> APIRouter:
         return {"entries": [asdict(entry) for entry in entries[:limit]], "next": more}
 
     @api.get("/{name}/held", response_model=schemas.Held, **reads())
-    def held(
-        name: ModelName, at: Annotated[str, Query(description="A date (its end) or a time, in UTC.")]
-    ) -> Any:
+    def held(name: ModelName, at: schemas.Moment) -> Any:
         """What each channel held at a moment: which version ran on 15 January?"""
         return {"held": [asdict(each) for each in gateway.registry().at(parse_moment(at), name)]}
 
@@ -167,7 +167,7 @@ def router(gateway: Gateway) -> APIRouter:
     def compare(
         name: ModelName,
         version: Annotated[
-            list[str], Query(min_length=2, max_length=20, description="Versions or channels.")
+            list[schemas.Shown], Query(min_length=2, max_length=20, description="Versions or channels.")
         ],
         metric: Annotated[list[str] | None, Query(description="These alone.")] = None,
     ) -> Any:
@@ -336,9 +336,4 @@ def _etag(seq: int) -> str:
 
 def _expected(if_match: str | None) -> int | None:
     """The sequence that If-Match asks for; None: any."""
-    if if_match is None or if_match.strip() == "*":
-        return None
-    found = _ETAG.fullmatch(if_match.strip())
-    if found is None:
-        raise ApiError(412, "stale", f'If-Match {if_match!r} isn\'t an ETag of this API, which is as "12"')
-    return int(found[1])
+    return None if if_match is None or if_match == "*" else int(if_match.strip('"'))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import Path, Query
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 #: What a model, a version and a channel may be called; see modelreg.names.
 _NAME = r"^[a-z0-9][a-z0-9_.\-]{0,63}$"
@@ -18,6 +18,19 @@ _CHANNEL = r"^[a-z][a-z0-9_\-]{0,63}$"
 ModelName = Annotated[str, Path(pattern=_NAME, description="The model's name.")]
 VersionName = Annotated[
     str, Path(pattern=_VERSION, max_length=128, description="A semantic version, or a UTC timestamp.")
+]
+#: A version, or a channel and how many holders back.
+Shown = Annotated[
+    str, StringConstraints(pattern=rf"^({_VERSION[1:-1]}|[a-z][a-z0-9_\-]{{0,63}}(~[0-9]{{1,4}})?)$")
+]
+Minimum = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.]{1,64}=-?[0-9]{1,15}(\.[0-9]{1,15})?$")]
+Moment = Annotated[
+    str,
+    Query(
+        pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}(T[0-9]{2}:[0-9]{2}(:[0-9]{2}(\.[0-9]{1,6})?)?(Z|[+\-][0-9]{2}:[0-9]{2})?)?$",
+        description="A date (its end) or a time, in UTC where no offset is given.",
+        examples=["2026-01-15"],
+    ),
 ]
 Channel = Annotated[str, Query(pattern=_CHANNEL, description="A channel.")]
 Limit = Annotated[int, Query(ge=1, le=500, description="At most so many.")]
@@ -36,16 +49,21 @@ class Gate(_Out):
     passed: bool
 
 
-class Problem(_Out):
-    """RFC 9457. `code` is stable, `detail` is for people."""
-
-    type: str
-    title: str
-    status: int
-    detail: str
-    code: str
-    gates: list[Gate] | None = None
-    errors: list[dict[str, str]] | None = None
+#: RFC 9457. `code` is stable, `detail` is for people; `gates` and `errors` where there are any.
+PROBLEM: dict[str, Any] = {
+    "title": "Problem",
+    "type": "object",
+    "required": ["type", "title", "status", "detail", "code"],
+    "properties": {
+        "type": {"type": "string"},
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "detail": {"type": "string"},
+        "code": {"type": "string"},
+        "gates": {"type": "array", "items": {"type": "object"}},
+        "errors": {"type": "array", "items": {"type": "object"}},
+    },
+}
 
 
 class Version(_Out):

@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import QueryParams, UploadFile
+from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
 from starlette.requests import Request
 from starlette.types import Message
@@ -124,8 +125,8 @@ async def _form(source: Request, directory: Path) -> Upload:
     try:
         # Parts larger than a megabyte go to a temporary file as they come.
         form = await source.form(max_files=_MAX_FILES, max_fields=_MAX_FIELDS, max_part_size=_MAX_FIELD_BYTES)
-    except MultiPartException as error:
-        raise ApiError(400, "usage", f"the form can't be read: {error.message}") from None
+    except (MultiPartException, HTTPException) as error:
+        raise ApiError(400, "usage", f"the form can't be read: {_told(error)}") from None
     try:
         for name, value in form.multi_items():
             if isinstance(value, UploadFile):
@@ -139,6 +140,10 @@ async def _form(source: Request, directory: Path) -> Upload:
     finally:
         await form.close()
     return upload
+
+
+def _told(error: MultiPartException | HTTPException) -> str:
+    return error.message if isinstance(error, MultiPartException) else str(error.detail)
 
 
 def _take(upload: Upload, directory: Path, name: str, part: UploadFile) -> None:
