@@ -137,7 +137,9 @@ def _served(models: list[Mapping[str, Any]]) -> Iterator[Metric]:
 
 def _counted(stats: Mapping[str, Any]) -> Iterator[Metric]:
     requests = CounterMetricFamily("modeld_requests", "Predictions asked for.", labels=["model"])
-    errors = CounterMetricFamily("modeld_errors", "Error replies.", labels=["model", "code"])
+    errors = CounterMetricFamily(
+        "modeld_errors", "Error replies; no model: refused before it was computed.", labels=["model", "code"]
+    )
     pending = GaugeMetricFamily("modeld_queue_requests", "Admitted and not yet answered.", labels=["model"])
     histograms = {
         key: HistogramMetricFamily(name, told, labels=["model"])

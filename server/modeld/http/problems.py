@@ -7,7 +7,7 @@ the stable `code` of the error's tree; messages are for people.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from http import HTTPStatus
 from typing import Any
 
@@ -52,6 +52,8 @@ _DAEMON = {
     "DEADLINE_EXCEEDED": 504,
     "INTERNAL": 500,
 }
+
+_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,18 +133,19 @@ def render(problem: Problem, *, oip: bool) -> Response:
 
 def _allowed(request: Request) -> str:
     """Every method of this path: the framework names those of the first route alone."""
-    found: set[str] = set()
-    for route in request.app.router.routes:
-        if route.matches(request.scope)[0] is not Match.NONE:
-            found |= getattr(route, "methods", None) or set()
-    return ", ".join(sorted(found))
+    routes, scope = request.app.router.routes, request.scope
+    return ", ".join(
+        method
+        for method in _METHODS
+        if any(route.matches({**scope, "method": method})[0] is Match.FULL for route in routes)
+    )
 
 
 async def handle(request: Request, error: Exception) -> Response:
     """The application's handler for every error."""
     problem = problem_of(error)
     if problem.status == HTTPStatus.METHOD_NOT_ALLOWED:
-        problem.headers["allow"] = _allowed(request)
+        problem = replace(problem, headers={"Allow": _allowed(request)})
     if problem.code == "INTERNAL" and not isinstance(error, ServerError):
         log.get().error(log.INCIDENT, what=repr(error), method=request.method, path=request.url.path)
     return render(problem, oip=request.url.path.startswith("/v2"))

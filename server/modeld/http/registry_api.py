@@ -67,12 +67,12 @@ _UPLOAD_BODY = {
 }
 
 IfMatch = Annotated[
-    str | None,
+    str,
     Header(
         pattern=r'^("[0-9]{1,18}"|\*)$', description="The ETag: only while the model's log is at this record."
     ),
 ]
-IfNoneMatch = Annotated[str | None, Header(description="The ETag of an answer that is known already.")]
+IfNoneMatch = Annotated[str, Header(description="The ETag of an answer that is known already.")]
 Key = Annotated[
     str | None,
     Header(min_length=1, max_length=255, description="The same request with the same key is done once."),
@@ -142,7 +142,7 @@ def router(gateway: Gateway) -> APIRouter:
         response: Response,
         name: ModelName,
         channel: Channel = "production",
-        if_none_match: IfNoneMatch = None,
+        if_none_match: IfNoneMatch = "",
     ) -> Any:
         """The version that a channel holds."""
         registry = gateway.registry()
@@ -177,7 +177,7 @@ def router(gateway: Gateway) -> APIRouter:
 
     @api.get("/{name}/{version}", response_model=schemas.Version, **reads())
     def version(
-        response: Response, name: ModelName, version: VersionName, if_none_match: IfNoneMatch = None
+        response: Response, name: ModelName, version: VersionName, if_none_match: IfNoneMatch = ""
     ) -> Any:
         """One version: its state, and the facts sealed with it."""
         return _version(gateway.registry(), response, name, version, if_none_match)
@@ -245,7 +245,7 @@ def router(gateway: Gateway) -> APIRouter:
         version: VersionName,
         body: schemas.Promote,
         caller: Caller = operator,
-        if_match: IfMatch = None,
+        if_match: IfMatch = "*",
         idempotency_key: Key = None,
     ) -> Response:
         """Point a channel at it, if it passes the channel's gates."""
@@ -266,7 +266,7 @@ def router(gateway: Gateway) -> APIRouter:
         name: ModelName,
         body: schemas.Rollback,
         caller: Caller = operator,
-        if_match: IfMatch = None,
+        if_match: IfMatch = "*",
         idempotency_key: Key = None,
     ) -> Response:
         """Point a channel back, in one record; the daemon follows."""
@@ -315,11 +315,11 @@ def _model(registry: Registry, name: str) -> dict[str, Any]:
     }
 
 
-def _version(registry: Registry, response: Response, name: str, version: str, known: str | None) -> Any:
+def _version(registry: Registry, response: Response, name: str, version: str, known: str) -> Any:
     _, found = registry.resolve(f"{name}:{version}")
     state = registry.state(name)
     etag = _etag(state.seq)
-    if known is not None and etag in (each.strip().removeprefix("W/") for each in known.split(",")):
+    if etag in (each.strip().removeprefix("W/") for each in known.split(",")):
         return Response(status_code=304, headers={"ETag": etag})
     response.headers["ETag"] = etag
     return describe(registry, state, found.version)
@@ -334,6 +334,6 @@ def _etag(seq: int) -> str:
     return f'"{seq}"'
 
 
-def _expected(if_match: str | None) -> int | None:
+def _expected(if_match: str) -> int | None:
     """The sequence that If-Match asks for; None: any."""
-    return None if if_match is None or if_match == "*" else int(if_match.strip('"'))
+    return None if if_match == "*" else int(if_match.strip('"'))
