@@ -194,7 +194,7 @@ def test_a_decision_by_somebody_else_meanwhile_makes_ours_void(gateway: Gateway)
     for path, sent in ((f"{ALPHA}/1.2.0/promote", body), (f"{ALPHA}/rollback", {"reason": "x"})):
         late = http.post(path, json=sent, headers={"If-Match": etag})
         assert (late.status_code, late.json()["code"]) == (412, "stale")
-        assert http.post(path, json=sent, headers={"If-Match": "nonsense"}).status_code == 422
+        assert http.post(path, json=sent, headers={"If-Match": "nonsense"}).status_code == 412
     assert http.get(f"{ALPHA}/current", params={"channel": "staging"}).json()["version"] == "1.1.0"
     newest = http.get(ALPHA).headers["etag"]
     assert newest == one.headers["etag"]

@@ -6,6 +6,7 @@ ETag is the sequence of the model's log: `If-Match` makes a decision depend on n
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
@@ -22,11 +23,14 @@ from starlette.responses import Response
 
 from modeld.http import schemas, upload
 from modeld.http.gateway import Gateway
+from modeld.http.problems import ApiError
 from modeld.http.schemas import Channel, Limit, ModelName, VersionName
 from modeld.http.tokens import OPERATE, READ, WRITE, Caller
 from modelreg import Registry
 from modelreg.clock import parse_moment
 from modelreg.listing import describe, parse_minimum, select
+
+_ETAG = re.compile(r'"([0-9]{1,18})"')
 
 _bearer = HTTPBearer(
     auto_error=False, description="A token with the scopes model:read, model:write, model:operate."
@@ -66,12 +70,7 @@ _UPLOAD_BODY = {
     }
 }
 
-IfMatch = Annotated[
-    str,
-    Header(
-        pattern=r'^("[0-9]{1,18}"|\*)$', description="The ETag: only while the model's log is at this record."
-    ),
-]
+IfMatch = Annotated[str, Header(description="The ETag: only while the model's log is at this record.")]
 IfNoneMatch = Annotated[str, Header(description="The ETag of an answer that is known already.")]
 Key = Annotated[
     str | None,
@@ -336,4 +335,11 @@ def _etag(seq: int) -> str:
 
 def _expected(if_match: str) -> int | None:
     """The sequence that If-Match asks for; None: any."""
-    return None if if_match == "*" else int(if_match.strip('"'))
+    if if_match == "*":
+        return None
+    found = _ETAG.fullmatch(if_match)
+    if found is None:
+        raise ApiError(
+            412, "stale", f"If-Match {if_match!r} isn't an ETag of this API: a number in double quotes"
+        )
+    return int(found[1])

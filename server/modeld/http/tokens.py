@@ -121,7 +121,9 @@ def issue(
         raise ValueError(f"--scope {unknown[0]}: there is {', '.join(SCOPES)}")
     if not wanted or expires_s <= 0:
         raise ValueError("a token has at least one --scope and lives for a while")
-    key: str | bytes = _read_secret(key_file) if settings.algorithm == "HS256" else _read(key_file)
+    key = _read_secret(key_file) if settings.algorithm == "HS256" else _read(key_file)
+    if settings.algorithm != "HS256" and b"PRIVATE" not in key:
+        raise ConfigError(f"{key_file}: not a private key in PEM")
     now = dt.datetime.now(dt.UTC)
     claims = {
         "sub": check_text(subject, "the subject (--subject)"),
