@@ -19,6 +19,7 @@ from modelreg.errors import (
     NotFoundError,
     PromotionGateError,
     RegistryError,
+    StaleError,
     StoreUnavailableError,
     UsageError,
 )
@@ -60,6 +61,7 @@ __all__ = [
     "Registry",
     "RegistryError",
     "Relative",
+    "StaleError",
     "StoreUnavailableError",
     "TrainingResult",
     "UsageError",

@@ -15,7 +15,7 @@ from modelreg import changes, home, projections, validation
 from modelreg.clock import rfc3339, utc_now
 from modelreg.disk import DISK, Disk
 from modelreg.environment import default_actor
-from modelreg.errors import IntegrityError, NotFoundError, RegistryError, StoreUnavailableError
+from modelreg.errors import IntegrityError, NotFoundError, RegistryError, StaleError, StoreUnavailableError
 from modelreg.history import HistoryEntry, entries
 from modelreg.metadata import Metadata
 from modelreg.modellog import Decision, ModelLog
@@ -238,6 +238,7 @@ class Core:
         actor: str | None,
         dry_run: bool,
         judge: Judge | None = None,
+        expect_seq: int | None = None,
     ) -> Commit:
         acting = self._acting(actor)
         if reason is not None:
@@ -246,6 +247,10 @@ class Core:
         verified: dict[str, Metadata] = {}
 
         def decide_verified(state: ModelState) -> Decision:
+            if expect_seq is not None and state.seq != expect_seq:
+                raise StaleError(
+                    f"the log of {name} is at record {state.seq}, not {expect_seq}: nothing was done"
+                )
             decision = decide(state)
             ops: list[KnownOp] = []
             for op in decision.ops:

@@ -7,6 +7,7 @@
     │   └── ConfigError                2  config
     ├── NotFoundError (LookupError)    3  not_found
     ├── ConflictError (ValueError)     4  conflict
+    │   └── StaleError                 4  stale
     ├── PromotionGateError             5  gate
     ├── IntegrityError                 6  integrity
     │   └── LoadError                  6  load
@@ -64,6 +65,12 @@ class ConflictError(RegistryError, ValueError):
 
     code = "conflict"
     exit_status = 4
+
+
+class StaleError(ConflictError):
+    """The model's log has moved on since it was read: read again, then decide again."""
+
+    code = "stale"
 
 
 class PromotionGateError(RegistryError):

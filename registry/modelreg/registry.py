@@ -104,6 +104,7 @@ class Registry(Care):
         reason: str,
         actor: str | None = None,
         expect: Expect = UNSET,
+        expect_seq: int | None = None,
         override_gates: bool = False,
         allow_schema_change: bool = False,
         dry_run: bool = False,
@@ -115,12 +116,14 @@ class Registry(Care):
 
         Args:
             expect: the version that the channel must hold now; None: it must be empty.
+            expect_seq: the record that the model's log must end with.
             override_gates: promote though gates aren't passed; which ones is noted in the record.
             allow_schema_change: tell the daemon that other features than those of the version before are meant.
             dry_run: decide, but commit nothing; the Commit has the sequence that it would have got.
 
         Raises:
             ConflictError: the version can't be promoted, or the channel isn't as expected.
+            StaleError: the log ends with another record than ``expect_seq``.
             PromotionGateError: gates aren't passed; names each with its value and threshold.
             IntegrityError: its bytes differ, or the log is broken. NotFoundError, UsageError: the reference.
         """
@@ -134,7 +137,7 @@ class Registry(Care):
 
         reason = check_text(reason, "a reason (--reason)")
         try:
-            return self._change(parsed.name, to, decide, reason, actor, dry_run, judge)
+            return self._change(parsed.name, to, decide, reason, actor, dry_run, judge, expect_seq)
         except changes.AlreadyThereError as there:
             now, found = there.channel, there.found
             self._verify(parsed.name, found)
@@ -168,6 +171,7 @@ class Registry(Care):
         actor: str | None = None,
         channel: str = "production",
         expect: Expect = UNSET,
+        expect_seq: int | None = None,
         dry_run: bool = False,
     ) -> Commit:
         """Point a channel back at the previous distinct version (or at ``to``), in one record.
@@ -178,13 +182,15 @@ class Registry(Care):
 
         Raises:
             ConflictError: there is nothing to go back to, or the channel isn't as expected.
+            StaleError: the log ends with another record than ``expect_seq``.
             IntegrityError: bytes differ, or the log is broken. NotFoundError: no such model or version.
         """
         check_model_name(name)
         decide = changes.retreat(
             name, to, channel, mark_failed, expect if expect is not UNSET else changes.ANY
         )
-        return self._change(name, channel, decide, check_text(reason, "a reason (--reason)"), actor, dry_run)
+        reason = check_text(reason, "a reason (--reason)")
+        return self._change(name, channel, decide, reason, actor, dry_run, expect_seq=expect_seq)
 
     def fail(self, ref: str, *, reason: str, actor: str | None = None, dry_run: bool = False) -> Commit:
         """Mark a version as failed; it can't be promoted any more. Channels stay as they are.

@@ -113,6 +113,31 @@ class Logging(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     level: Literal["debug", "info", "warning", "error"] = "info"
 
 
+class JwtSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """Tokens of the HTTP gateway; without a key it changes nothing for anybody."""
+
+    algorithm: Literal["HS256", "RS256", "EdDSA"] = "HS256"
+    key_file: str = ""
+    audience: str = "modeld"
+    leeway_s: _NonNegative = 10
+    required: Literal["auto", "always"] = "auto"
+
+
+class HttpSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """The HTTP gateway, a process of its own."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 8080
+    allowed_hosts: list[str] = []
+    allowed_origins: list[str] = []
+    tls_cert: str = ""
+    tls_key: str = ""
+    behind_proxy: bool = False
+    timeout_s: _Positive = 5
+    max_upload_mb: _Count = 512
+    jwt: JwtSettings = JwtSettings()
+
+
 class Config(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """The effective configuration. Immutable; safe to share."""
 
@@ -132,6 +157,7 @@ class Config(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     loop: LoopSettings = LoopSettings()
     security: Security = Security()
     logging: Logging = Logging()
+    http: HttpSettings = HttpSettings()
 
     def resolve(self, endpoint: str) -> str:
         """`endpoint` with `{runtime_dir}` replaced."""

@@ -57,6 +57,8 @@ UNAUTHORIZED = "unauthorized"
 ALLOW_LIST_READ = "allow_list_read"
 ALLOW_LIST_BROKEN = "allow_list_broken"
 OPERATION = "operation"
+LISTENING = "listening"
+HTTP_SERVER = "http_server"
 
 RELOADING = "reloading"
 MODEL_BROKEN = "model_broken"

@@ -52,10 +52,10 @@ class Connection:
 def content_length(head: bytes) -> int:
     """The length of the body that follows this head. BenchError where it isn't said."""
     lower = head.lower()
-    at = lower.find(b"content-length:")
+    at = lower.find(b"\r\ncontent-length:")  # not Inference-Header-Content-Length
     if at < 0:
         raise BenchError(f"a reply without Content-Length: {head[:200]!r}")
-    return int(lower[at + 15 :].split(b"\r\n", 1)[0])
+    return int(lower[at + 17 :].split(b"\r\n", 1)[0])
 
 
 def exchange(endpoint: str, requests: list[bytes]) -> list[bytes]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from modeld import __version__
-from modeld.cli import install, observe, operate
+from modeld.cli import http, install, observe, operate
 from modeld.cli.keygen import keygen
 from modeld.client.errors import ModeldError as ClientError
 from modeld.client.errors import RequestTimeout, ServerError
@@ -176,6 +176,7 @@ app.command()(keygen)
 operate.register(app)
 observe.register(app)
 install.register(app)
+http.register(app)
 
 
 def main() -> None:

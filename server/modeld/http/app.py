@@ -1,0 +1,65 @@
+"""The application: routes, errors, and what every request passes first."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+from modeld import __version__
+from modeld.client.errors import ModeldError
+from modeld.config import Config
+from modeld.http import registry_api
+from modeld.http.gateway import Gateway
+from modeld.http.guard import Guard
+from modeld.http.metrics import Metrics
+from modeld.http.oip import Oip
+from modeld.http.problems import ApiError, handle
+from modelreg.errors import RegistryError
+
+#: What has an answer of its own; anything else is our fault and is logged.
+_HANDLED: tuple[type[Exception], ...] = (
+    ApiError, RegistryError, ModeldError, RequestValidationError, HTTPException, ClientDisconnect, Exception,
+)  # fmt: skip
+
+
+def create_app(config: Config) -> FastAPI:
+    """The gateway as an ASGI application. What is mounted on it later passes the same guard.
+
+    `app.state.gateway` is the `Gateway`: the daemon's sockets (within the lifespan), the registry, the token checks.
+
+    Raises:
+        ConfigError: the key for tokens can't be used.
+    """
+    gateway = Gateway(config)
+    metrics = Metrics(gateway)
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        await gateway.start()
+        try:
+            yield
+        finally:
+            await gateway.stop()
+
+    app = FastAPI(
+        title="modeld",
+        summary="The registry of a model-serving daemon",
+        version=__version__,
+        lifespan=lifespan,
+        # The documentation pages load scripts from a CDN.
+        docs_url=None,
+        redoc_url=None,
+        openapi_url="/api/v1/openapi.json",
+        exception_handlers=dict.fromkeys(_HANDLED, handle),
+    )
+    app.state.gateway = gateway
+    app.router.routes[:0] = Oip(gateway).routes()
+    app.add_route("/metrics", metrics.scrape, include_in_schema=False)
+    app.include_router(registry_api.router(gateway))
+    app.add_middleware(Guard, settings=config.http, count=metrics.count)
+    return app
