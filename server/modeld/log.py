@@ -64,7 +64,10 @@ RELOADING = "reloading"
 MODEL_BROKEN = "model_broken"
 
 #: Events that an operator should be told of.
-WARNINGS = frozenset({DATASET_DRIFT, REJECTED, FELL_BACK, WORKER_DIED, TRIAL_ABORTED, WRITE_FAILED})
+WARNINGS = frozenset({
+    DATASET_DRIFT, FELL_BACK, KEEP_FAILED, LEASE_FAILED, MODEL_BROKEN, REJECTED, SOURCE_LOST, TRIAL_ABORTED, WORKER_DIED,
+    WRITE_FAILED,
+})  # fmt: skip
 
 Format = Literal["auto", "journal", "json", "text"]
 

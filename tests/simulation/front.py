@@ -86,8 +86,8 @@ class Front(Daemon):
         )  # type: ignore[arg-type]
         self.admin = AdminService(Silent(), self)  # type: ignore[arg-type]
         self.spawner: Any = Machine(clock, chance, versions)
-        self.link: Any = self.watcher_class(
-            clock, chance, disk, state, self._guard(self._on_watcher), self._guard(self._on_watcher_lost)
+        self.source.link = self.watcher_class(
+            clock, chance, disk, state, self._guard(self.source.on_message), self._guard(self.source.on_lost)
         )
         self._tick()
 
@@ -120,7 +120,7 @@ class Front(Daemon):
     def crash(self) -> None:
         """SIGKILL: nothing is said, nothing is saved."""
         self.up = False
-        self.link.close()
+        self.source.link.close()
         for model in self.models.values():  # the kernel closes what it had open
             for served in model.slot.residents():
                 served.close(kill=True)

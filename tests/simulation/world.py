@@ -185,7 +185,7 @@ class World:
             self.chance.choice(alive).die("killed by SIGKILL")
 
     def watcher_dies(self) -> None:
-        self.front.link.kill("SIGKILL")
+        self.front.source.link.kill("SIGKILL")
 
     def disk_fails(self) -> None:
         self.disk.fault = self.chance.choice(("gone", "broken", "read-only"))

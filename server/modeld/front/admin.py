@@ -110,9 +110,9 @@ class AdminService:
                 respond_alone(outcome)
 
         def looked() -> None:
-            if self._daemon.source_error:
+            if self._daemon.source.error:
                 respond(
-                    retryable("SOURCE_UNAVAILABLE", f"the source can't be read: {self._daemon.source_error}")
+                    retryable("SOURCE_UNAVAILABLE", f"the source can't be read: {self._daemon.source.error}")
                 )
                 return
             try:
@@ -131,7 +131,7 @@ class AdminService:
                 return
             self._when_settled(slots, lambda: respond(self._outcome(slots, request.model_name)), respond)
 
-        self._daemon.look(looked)
+        self._daemon.source.look(looked)
 
     @staticmethod
     def _outcome(slots: list[Slot], named: str | None) -> dict[str, Any] | RequestError:
@@ -226,7 +226,7 @@ class AdminService:
 
     def _source_is_away(self, slot: Slot) -> str | None:
         """Why nothing can be written to this model's source now."""
-        return self._daemon.source_error or self._daemon.broken.get(slot.model)
+        return self._daemon.source.error or self._daemon.source.broken.get(slot.model)
 
     @staticmethod
     def _roll_back_here(

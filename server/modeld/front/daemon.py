@@ -12,7 +12,7 @@ import resource
 import signal
 import time
 import traceback
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -27,11 +27,11 @@ from modeld.front.admin import AdminService
 from modeld.front.data import DataService, Served
 from modeld.front.descriptors import Descriptors
 from modeld.front.guard import Guard
-from modeld.front.link import Link
 from modeld.front.loop import Loop
 from modeld.front.notify import Notifier
 from modeld.front.proofs import RunningProof
 from modeld.front.servable import Lane, Servable, WorkerLost
+from modeld.front.source import SourceView
 from modeld.front.spawner import Spawner, Worker
 from modeld.front.trials import RunningTrial
 from modeld.front.zsocket import ZSocket
@@ -41,17 +41,10 @@ from modeld.swap.probation import Terms
 from modeld.swap.slot import Slot
 from modeld.watch.messages import (
     MAX_REASON,
-    Begin,
-    FromWatcher,
     Keep,
     Kept,
-    LeaseFailed,
-    Look,
-    Observed,
     Remembered,
-    Use,
     Write,
-    Written,
 )  # fmt: skip
 from modeld.wire import header
 from modeld.wire.contract import Contract
@@ -60,14 +53,9 @@ from modelreg.settings import DatasetSettings
 
 #: Between two looks at what drains, hangs or waits. Seconds.
 _TICK_S = 0.1
-#: A watcher that hasn't answered for so long is stuck. Seconds.
-_WATCHER_ANSWERS_S = 10.0
 #: A daemon that drains says DRAINING for at least so long: what is on its way to it, and would be lost with its socket,
 #: is sent elsewhere by the client at once instead of after a timeout. Seconds.
 _REFUSING_S = 0.25
-_WATCHER_GONE = WriteOutcome(
-    "store_unavailable", "the watcher isn't there now; what it did shows at its next look"
-)
 #: Objects made since the last collection before the next one: at some 20 a request, one in thousands pays for it.
 _GC_THRESHOLD = 50_000
 #: What the front has to do at a time is over by then. Nanoseconds.
@@ -86,24 +74,11 @@ class Daemon:
         self.guard = Guard.open(config)
         self.loop = Loop(busy_poll_us=config.loop.busy_poll_us)
         self.models: dict[str, Served] = {}
-        self.source_error: str | None = None
-        self.watching = "starting"
-        self.broken: dict[str, str] = {}
         self._actor = f"modeld:uid:{os.getuid()}"
         self._log = log.get()
         self.started_ns = self.clock_ns()
         self.started_at = self.now()
-        #: Who waits for the look under way, and for the next one.
-        self._look: list[Callable[[], None]] = []
-        self._next_look: list[Callable[[], None]] = []
-        self._look_token = 0
-        self._look_ns = self.clock_ns()
-        self._writes: dict[int, tuple[int, Callable[[WriteOutcome], None]]] = {}
-        self._kept: dict[str, Kept] = {}
-        #: What the watcher was last told to be in use; None: nothing yet.
-        self._in_use: list[tuple[str, str]] | None = None
-        self._seen = False
-        self._token = 0
+        self.source = SourceView(self)
         self.ready = False
         self._failure: ModeldError | None = None
         self._notifier = Notifier(later=self.loop.call_in)
@@ -150,8 +125,7 @@ class Daemon:
                 {signal.SIGTERM: self.drain, signal.SIGINT: self.drain, signal.SIGHUP: self._on_hangup}
             )
             self.spawner = Spawner(self.loop)
-            begin = Begin(config.source, config.watch, config.state_dir)
-            self.link = Link(self.loop, begin, self._on_watcher, self._on_watcher_lost)
+            self.source.connect()
             self.loop.call_in(_TICK_S, self._tick)
             if self._notifier.watchdog_s is not None:
                 self.loop.call_in(self._notifier.watchdog_s, self._feed_watchdog)
@@ -186,8 +160,7 @@ class Daemon:
         """From top to bottom: workers first, so that none outlives the zygote; replies last, so that they get out."""
         for served in self.models.values():
             served.slot.close()
-        if hasattr(self, "link"):
-            self.link.close()
+        self.source.close()
         if hasattr(self, "spawner"):
             self.spawner.close()
         if hasattr(self, "descriptors"):
@@ -204,118 +177,6 @@ class Daemon:
     def _pending(self) -> int:
         return sum(served.pending for served in self.models.values())
 
-    # -- the source
-
-    def look(self, then: Callable[[], None]) -> None:
-        """Have the source looked at from now on, and `then` called when what it says has been taken in.
-
-        One look is under way at a time; what is asked meanwhile shares the next one.
-        """
-        self._next_look.append(then)
-        if not self._look:
-            self._start_look()
-
-    def _start_look(self) -> None:
-        self._look, self._next_look = self._next_look, []
-        if self._look:
-            self._token += 1
-            self._look_token, self._look_ns = self._token, self.clock_ns()
-            if not self.link.send(Look(self._token)):
-                self._end_look()
-
-    def _end_look(self) -> None:
-        done, self._look = self._look, []
-        for then in done:
-            then()
-        if not self._look:
-            self._start_look()
-
-    def _on_watcher(self, message: FromWatcher) -> None:
-        if isinstance(message, Observed):
-            self._observed(message)
-        elif isinstance(message, Written):
-            self._written(message)
-        elif isinstance(message, LeaseFailed):
-            self._log.warning(log.LEASE_FAILED, error=message.error)
-        else:
-            self._log.warning(log.KEEP_FAILED, model=message.model, error=message.error)
-            if message.model in self.models:
-                self.models[message.model].slot.degraded["state_dir"] = f"no copy is kept: {message.error}"
-
-    def _observed(self, message: Observed) -> None:
-        self._seen = True
-        self.watching = message.watching
-        for kept in message.kept:
-            self._kept.setdefault(kept.pointer.model, kept)
-        pointers = {pointer.model: pointer for pointer in message.pointers}
-        if message.error is not None:
-            if message.error != self.source_error:
-                self._log.warning(log.SOURCE_LOST, error=message.error)
-            self.source_error = message.error
-            self._add_kept(self._kept.keys())
-        else:
-            if self.source_error is not None:
-                self._log.info(log.SOURCE_BACK)
-                for served in self.models.values():
-                    served.slot.source_is_back()
-            self.source_error = None
-            if message.broken != self.broken:
-                for name, why in message.broken.items():
-                    self._log.warning(log.MODEL_BROKEN, model=name, error=why)
-            for name in self.broken.keys() & self.models.keys() - message.broken.keys():
-                self.models[name].slot.source_is_back()
-            self.broken = message.broken
-            self._add_kept(message.broken.keys() - pointers.keys())
-            for name in pointers.keys() - self.models.keys():
-                self._add_model(name)
-            for name, served in self.models.items():
-                if name in message.broken and name not in pointers:
-                    continue  # it says nothing, which isn't the same as naming no version
-                served.slot.observe(pointers.get(name), frozenset(message.unfit.get(name, ())))
-        if message.token is not None and message.token == self._look_token:
-            self._end_look()
-        self._check_start()
-
-    def _add_kept(self, names: Collection[str]) -> None:
-        """Of what the source doesn't let us read, the copy that is kept is all that there is to serve."""
-        only = self.config.source.models
-        for name in (self._kept.keys() & names) - self.models.keys():
-            if not only or name in only:
-                self._add_model(name).observe(None)
-
-    def _written(self, message: Written) -> None:
-        found = self._writes.pop(message.token, None)
-        if found is not None:
-            found[1](WriteOutcome(message.code, message.error, message.from_version, message.to_version))
-
-    def _on_watcher_lost(self) -> None:
-        """What was asked of a watcher that died gets its answer now; the next one looks at once."""
-        self.watching = "restarting"
-        self._in_use = None
-        writes, self._writes = self._writes, {}
-        for _, done in writes.values():
-            done(_WATCHER_GONE)
-        self._end_look()
-
-    def _tell_in_use(self) -> None:
-        """Have the versions that a worker may need leased: none of them is to be cleaned up meanwhile."""
-        used = sorted((name, v) for name, served in self.models.items() for v in served.slot.in_use)
-        if used != self._in_use and self.link.send(Use(used)):
-            self._in_use = used
-
-    def _check_watcher(self) -> None:
-        """Ask it now and then; one that doesn't answer in time is killed, and another takes its place."""
-        now = self.clock_ns()
-        limit_ns = int(_WATCHER_ANSWERS_S * 1e9)
-        late = [since for since, _ in self._writes.values()]
-        if self._look:
-            late.append(self._look_ns)
-        if late and now - min(late) > limit_ns:
-            self.watching = "not answering"
-            self.link.kill("it doesn't answer")
-        elif not self._look and now - self._look_ns > limit_ns / 4:
-            self.look(lambda: None)
-
     def _on_hangup(self) -> None:
         def done() -> None:
             self._notifier.send("READY=1", self._status_line())
@@ -325,17 +186,17 @@ class Daemon:
         self._notifier.send("RELOADING=1", f"MONOTONIC_USEC={microseconds}")
         self.admin.reload_all(done)
 
-    def _check_start(self) -> None:
+    def check_start(self) -> None:
         """Ready with the first version that serves; or, where one is required and none can be had, the end."""
-        if self.ready or not self._seen:
+        if self.ready or not self.source.seen:
             return
         slots = [served.slot for served in self.models.values()]
         if (
             slots and all(slot.serving is not None for slot in slots)
         ) or not self.config.source.require_model:
             self._become_ready()
-        elif self.source_error is not None and not slots:
-            self._fail(f"nothing to serve: {self.source_error}")
+        elif self.source.error is not None and not slots:
+            self._fail(f"nothing to serve: {self.source.error}")
         elif not slots:
             source = self.config.source
             which = f"none of source.models {source.models}" if source.models else "no model"
@@ -356,7 +217,9 @@ class Daemon:
         gc.freeze()
         gc.set_threshold(_GC_THRESHOLD, 20, 100)
         self._log.info(
-            log.READY, models={n: _version(s.slot) for n, s in self.models.items()}, watching=self.watching
+            log.READY,
+            models={n: _version(s.slot) for n, s in self.models.items()},
+            watching=self.source.watching,
         )
         self._notifier.send("READY=1", self._status_line(), f"MAINPID={os.getpid()}")
 
@@ -402,12 +265,7 @@ class Daemon:
         actor: str,
         done: Callable[[WriteOutcome], None],
     ) -> None:
-        self._token += 1
-        token = self._token
-        self._writes[token] = (self.clock_ns(), done)
-        request = Write(token, model, expect, to, mark_failed, reason[:MAX_REASON], actor)
-        if not self.link.send(request) and self._writes.pop(token, None) is not None:
-            done(_WATCHER_GONE)
+        self.source.write(Write(0, model, expect, to, mark_failed, reason[:MAX_REASON], actor), done)
 
     def keep(self, binding: Binding, rejected: list[Rejection]) -> None:
         pointer = binding.served.pointer
@@ -416,7 +274,7 @@ class Daemon:
             for r in rejected
         ]
         self.models[pointer.model].slot.degraded.pop("state_dir", None)
-        self.link.send(Keep(Kept(pointer, binding.generation, remembered)))
+        self.source.link.send(Keep(Kept(pointer, binding.generation, remembered)))
 
     def start_trial(self, pointer: Pointer, trial: Trial) -> RunningTrial:
         slot = self.models[pointer.model].slot
@@ -475,7 +333,7 @@ class Daemon:
             unplanned_why=unplanned_why,
         )
 
-    def _add_model(self, name: str) -> Slot:
+    def add_model(self, name: str) -> Slot:
         config = self.config
         slot = Slot(
             name,
@@ -488,7 +346,7 @@ class Daemon:
             keep_warm=config.keep_warm,
             drain_timeout_s=config.limits.drain_timeout_s,
         )
-        if (kept := self._kept.get(name)) is not None:
+        if (kept := self.source.kept.get(name)) is not None:
             rejected = [Rejection(**msgspec.structs.asdict(one)) for one in kept.rejected]
             slot.resume(kept.pointer, kept.generation, rejected)
         self.models[name] = Served(slot)
@@ -524,9 +382,9 @@ class Daemon:
             slot.tick()
         self.descriptors.tick()
         self.spawner.sweep()
-        self._check_watcher()
-        self._tell_in_use()
-        self._check_start()
+        self.source.check()
+        self.source.tell_in_use()
+        self.check_start()
         if self._draining_since_ns or (not self.ready and any(s.slot.trial for s in self.models.values())):
             self._notifier.extend()
         self.loop.call_in(_TICK_S, self._tick)

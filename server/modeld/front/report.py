@@ -14,16 +14,16 @@ if TYPE_CHECKING:
 
 def status(daemon: Daemon) -> dict[str, Any]:
     """The admin socket's `status`."""
-    degraded = [f"source: {daemon.source_error}"] if daemon.source_error else []
-    if daemon.watching in ("restarting", "not answering"):
-        degraded.append(f"watcher: {daemon.watching}")
+    degraded = [f"source: {daemon.source.error}"] if daemon.source.error else []
+    if daemon.source.watching in ("restarting", "not answering"):
+        degraded.append(f"watcher: {daemon.source.watching}")
     if daemon.descriptors.short:
         degraded.append(
             "descriptors: all are taken by connections; no new ones are accepted over TCP for now"
         )
     if daemon.guard.stale:
         degraded.append(f"allow_list: {daemon.guard.stale}")
-    degraded += [f"{name}: read-only: {why}" for name, why in sorted(daemon.broken.items())]
+    degraded += [f"{name}: read-only: {why}" for name, why in sorted(daemon.source.broken.items())]
     lines = []
     workers = []
     for name, served in sorted(daemon.models.items()):
@@ -47,13 +47,13 @@ def status(daemon: Daemon) -> dict[str, Any]:
         "ready": daemon.ready
         and bool(daemon.models)
         and all(served.slot.serving is not None for served in daemon.models.values()),
-        "watching": daemon.watching,
+        "watching": daemon.source.watching,
         "workers": workers,
         "degraded": degraded,
         "pid": os.getpid(),
         "started_at": daemon.started_at,
         "zygote_pid": daemon.spawner.zygote_pid,
-        "watcher_pid": daemon.link.pid,
+        "watcher_pid": daemon.source.link.pid,
     }
 
 
