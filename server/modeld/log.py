@@ -65,8 +65,8 @@ MODEL_BROKEN = "model_broken"
 
 #: Events that an operator should be told of.
 WARNINGS = frozenset({
-    DATASET_DRIFT, FELL_BACK, KEEP_FAILED, LEASE_FAILED, MODEL_BROKEN, REJECTED, SOURCE_LOST, TRIAL_ABORTED, WORKER_DIED,
-    WRITE_FAILED,
+    DATASET_DRIFT, FELL_BACK, KEEP_FAILED, LEASE_FAILED, MODEL_BROKEN, REJECTED, SOURCE_LOST, TRIAL_ABORTED,
+    WORKER_DIED, WRITE_FAILED,
 })  # fmt: skip
 
 Format = Literal["auto", "journal", "json", "text"]

@@ -62,6 +62,8 @@ class Killer:
             self.daemon.signal(signal.SIGKILL)
             self.daemon.wait()
             _, alive = psutil.wait_procs(below, 10)
+            # Orphans that have ended stay zombies where process 1 doesn't care for them.
+            alive = [one for one in alive if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
             assert not alive, f"{alive} outlived the front"
             self.daemon.start(ready=False)
             return now
