@@ -27,8 +27,8 @@ from modelreg.sealed import CHECKSUM_FILE, checksum_bytes, digest_of
 
 HERE = Path(__file__).parent
 
-#: What may be under way when descriptors are counted: a trial, a prover, a version that drains. A leak over a campaign is
-#: hundreds.
+#: What may be under way when descriptors are counted: a trial, a prover, a version that drains. A leak over a
+#: campaign is hundreds.
 _MORE_FDS = 12
 
 

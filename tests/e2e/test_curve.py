@@ -182,7 +182,7 @@ def test_the_audit_names_the_key(network: Network) -> None:
         wait_until(lambda: anna.status()["models"][0]["version"] == "1.1.0", 15)
         generation = anna.status()["models"][0]["generation"]
         events.subscribe(b"hold.")
-        subscribe(events, network.endpoint("events"), network.curve("engine"))
+        subscribe(events, network.endpoint("events"), curve=network.curve("engine"))
         # A subscription has no answer: what is published shows when it is there.
         wait_until(lambda: anna.call("hold", reason="checking") and events.poll(100), 10)
         anna.call("release")

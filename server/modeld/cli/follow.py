@@ -26,7 +26,8 @@ def follow(
     """Events for ever, as their JSON bodies. What is published while nothing is connected is not seen."""
     with zmq.Context() as context, context.socket(zmq.SUB) as sock:
         told = sock.get_monitor_socket(sum(_TOLD))
-        subscribe(sock, endpoint, [f"{kind}.{model or ''}".encode() for kind in kinds], curve)
+        topics = [f"{kind}.{model or ''}".encode() for kind in kinds]
+        subscribe(sock, endpoint, topics=topics, curve=curve)
         print(f"modeld: waiting for {endpoint}", file=sys.stderr)
         poller = zmq.Poller()
         poller.register(sock, zmq.POLLIN)

@@ -28,6 +28,7 @@ def connect(socket: zmq.Socket[Any], endpoint: str, curve: Curve | None = None) 
 def subscribe(
     socket: zmq.Socket[Any],
     endpoints: str | Sequence[str],
+    *,
     topics: Sequence[bytes] = SWAPS,
     curve: Curve | None = None,
 ) -> None:
