@@ -27,6 +27,9 @@ from tests.support import wait_until
 
 from modelreg import Registry
 
+#: The first test of the file waits for a daemon with three models, on a machine that may be busy.
+pytestmark = pytest.mark.timeout(300)
+
 MAX_ROWS, MAX_MESSAGE_BYTES = 100, 64 * 1024
 #: The model with two outputs, and the classes of the second.
 BUNDLE, OUTPUTS, CLASSES = "horizons", ("1d", "direction"), 3
