@@ -747,6 +747,7 @@ def test_an_operators_day(
         WIDE,
     }
     served.ask({"op": "predict"})
+    served.ask({**ALPHA, "features": WHOLE})
     stats = operate({"op": "stats"})
     assert {"dropped_replies", "dropped_messages", "errors", "models"} <= stats.keys()
     assert sum(stats["errors"].values()) > 0
