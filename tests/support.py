@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 
-def wait_until(predicate: Callable[[], object], timeout_s: float = 5.0, poll_s: float = 0.005) -> None:
+def wait_until(predicate: Callable[[], object], timeout_s: float = 20.0, poll_s: float = 0.005) -> None:
     """Return as soon as the predicate holds; AssertionError when it doesn't within `timeout_s` seconds."""
     deadline = time.monotonic() + timeout_s
     while not predicate():

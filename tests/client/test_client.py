@@ -280,9 +280,9 @@ def test_a_flood_of_other_replies_does_not_stretch_the_timeout(server: FakeServe
 def test_nobody_there_is_a_timeout_that_was_never_sent(tmp_path: Path) -> None:
     """Without a server the request isn't queued: a server that starts later must not act on it."""
     endpoint = f"ipc://{tmp_path}/s"
-    with AdminClient(endpoint, timeout_s=0.05) as admin:
+    with AdminClient(endpoint) as admin:
         with pytest.raises(RequestTimeout, match="is modeld running there") as caught:
-            admin.rollback(reason="given up")
+            admin.rollback(reason="given up", timeout_s=0.05)
         assert not caught.value.sent
         server = FakeServer(endpoint).start()
         try:

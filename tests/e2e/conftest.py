@@ -63,8 +63,8 @@ class Daemon:
                 env={**os.environ, **(env or {})},
             )
         if ready:
-            with self.client(timeout_s=20) as client:
-                wait_until(lambda: self.exited or client.ready(), 20)
+            with self.client(timeout_s=60) as client:
+                wait_until(lambda: self.exited or client.ready(), 60)
             assert not self.exited, self.log.read_text()
         return self
 

@@ -33,7 +33,7 @@ class Stream:
         self._thread = threading.Thread(target=self._run, args=(daemon, rows))
 
     def _run(self, daemon: Daemon, rows: np.ndarray) -> None:
-        with daemon.client() as client:
+        with daemon.client(timeout_s=30) as client:
             at = 0
             while not self._stop.is_set():
                 try:
@@ -55,7 +55,7 @@ class Stream:
     def until(self, version: str) -> None:
         """Wait until replies come from `version`."""
         start = len(self.replies)
-        wait_until(lambda: any(reply[1] == version for reply in self.replies[start:]) or self.errors, 10)
+        wait_until(lambda: any(reply[1] == version for reply in self.replies[start:]) or self.errors, 30)
 
 
 def check(stream: Stream, trained: dict[str, Trained], rows: np.ndarray) -> None:

@@ -59,6 +59,16 @@ def kinds(ports: FakePorts) -> list[str]:
     return [event["kind"] for event in ports.events]
 
 
+def test_a_rollback_to_a_version_that_is_not_warm_is_told_as_one(slot, ports):
+    """It has its trial first; the promotion after it is a swap again."""
+    serve(slot, ports, ONE, TWO, THREE)
+    slot.rolling_back(True)
+    serve(
+        slot, ports, replace(ONE, revision=4), replace(THREE, version="1.3.0", digest="sha256:4", revision=5)
+    )
+    assert kinds(ports)[-2:] == ["rollback", "swap"]
+
+
 def test_a_version_that_passes_serves_and_the_one_before_gets_warm(slot, ports):
     """The old version goes on serving until the very moment of the swap, drains, and stays warm."""
     serve(slot, ports, ONE)

@@ -32,13 +32,7 @@ class AdminClient(Connection):
         context: zmq.Context[zmq.Socket[bytes]] | None = None,
     ) -> None:
         super().__init__(
-            endpoint,
-            timeout_s=timeout_s,
-            try_timeout_s=None,
-            retries=0,
-            encoding=encoding,
-            context=context,
-            curve=curve,
+            endpoint, timeout_s=timeout_s, retries=0, encoding=encoding, curve=curve, context=context
         )
 
     def status(self) -> dict[str, Any]:

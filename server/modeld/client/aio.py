@@ -7,14 +7,14 @@ import time
 from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, Unpack
 
 import zmq
 import zmq.asyncio
 
 from modeld.client import core, events
-from modeld.client.codec import Encoding, Prediction, Reply, read_reply
-from modeld.client.core import DEFAULT_TIMEOUT_S, Core
+from modeld.client.codec import Prediction, Reply, read_reply
+from modeld.client.core import Core, Options
 from modeld.client.curve import Curve
 from modeld.client.errors import ClientClosed
 from modeld.client.events import Event
@@ -43,19 +43,14 @@ class AsyncClient(Core):
         self,
         endpoint: str | Sequence[str],
         *,
-        timeout_s: float = DEFAULT_TIMEOUT_S,
-        try_timeout_s: float | None = None,
-        retries: int | None = None,
-        encoding: Encoding = "json",
         events: str | Sequence[str] | None = None,
         on_swap: Callable[[Event], object] | None = None,
         curve: Curve | None = None,
         context: zmq.asyncio.Context | None = None,
+        **options: Unpack[Options],
     ) -> None:
         core.check_events(events, on_swap)
-        super().__init__(
-            endpoint, timeout_s=timeout_s, try_timeout_s=try_timeout_s, retries=retries, encoding=encoding
-        )
+        super().__init__(endpoint, **options)
         self._own_context = zmq.asyncio.Context() if context is None else None
         self._context = context or self._own_context
         self._event_endpoints = events

@@ -7,13 +7,13 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, Unpack
 
 import zmq
 
 from modeld.client import core
-from modeld.client.codec import Encoding, Prediction, read_reply
-from modeld.client.core import DEFAULT_TIMEOUT_S, Core
+from modeld.client.codec import Prediction, read_reply
+from modeld.client.core import Core, Options
 from modeld.client.curve import Curve
 from modeld.client.errors import ClientClosed, RequestTimeout
 from modeld.client.events import Event, EventThread
@@ -31,16 +31,11 @@ class Connection(Core):
         self,
         endpoint: str | Sequence[str],
         *,
-        timeout_s: float,
-        try_timeout_s: float | None,
-        retries: int | None,
-        encoding: Encoding,
-        context: zmq.Context[zmq.Socket[bytes]] | None,
-        curve: Curve | None,
+        curve: Curve | None = None,
+        context: zmq.Context[zmq.Socket[bytes]] | None = None,
+        **options: Unpack[Options],
     ) -> None:
-        super().__init__(
-            endpoint, timeout_s=timeout_s, try_timeout_s=try_timeout_s, retries=retries, encoding=encoding
-        )
+        super().__init__(endpoint, **options)
         self._context = context or zmq.Context.instance()
         self._lock = threading.Lock()
         self._sockets: list[zmq.Socket[bytes]] = []
@@ -164,25 +159,14 @@ class Client(Connection):
         self,
         endpoint: str | Sequence[str],
         *,
-        timeout_s: float = DEFAULT_TIMEOUT_S,
-        try_timeout_s: float | None = None,
-        retries: int | None = None,
-        encoding: Encoding = "json",
         events: str | Sequence[str] | None = None,
         on_swap: Callable[[Event], object] | None = None,
         curve: Curve | None = None,
         context: zmq.Context[zmq.Socket[bytes]] | None = None,
+        **options: Unpack[Options],
     ) -> None:
         core.check_events(events, on_swap)
-        super().__init__(
-            endpoint,
-            timeout_s=timeout_s,
-            try_timeout_s=try_timeout_s,
-            retries=retries,
-            encoding=encoding,
-            context=context,
-            curve=curve,
-        )
+        super().__init__(endpoint, curve=curve, context=context, **options)
         self._events: EventThread | None = None
         if events is not None and on_swap is not None:
             try:

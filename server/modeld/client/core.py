@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypedDict, TypeVar
 
 from modeld.client.codec import (
     Encoding,
@@ -25,6 +25,15 @@ T = TypeVar("T")
 
 #: Seconds that a request may take, unless the constructor says otherwise.
 DEFAULT_TIMEOUT_S = 1.0
+
+
+class Options(TypedDict, total=False):
+    """What every client may be given by name; `modeld.client.Client` says what each means."""
+
+    timeout_s: float
+    try_timeout_s: float | None
+    retries: int | None
+    encoding: Encoding
 
 
 def check_events(events: object, on_swap: object) -> None:
@@ -47,10 +56,10 @@ class Core:
         self,
         endpoint: str | Sequence[str],
         *,
-        timeout_s: float,
-        try_timeout_s: float | None,
-        retries: int | None,
-        encoding: Encoding,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        try_timeout_s: float | None = None,
+        retries: int | None = None,
+        encoding: Encoding = "json",
     ) -> None:
         names = [endpoint] if isinstance(endpoint, str) else list(endpoint)
         if not names:

@@ -154,7 +154,12 @@ class AdminService:
                 )
         if named is not None or len(lines) == 1:
             return lines[0]
-        return {"reloaded": any(line["reloaded"] for line in lines), "models": lines}
+        outcome = {"reloaded": any(line["reloaded"] for line in lines), "models": lines}
+        if not outcome["reloaded"]:
+            outcome["reason"] = (
+                "; ".join(dict.fromkeys(line["reason"] for line in lines)) or "the source names no model"
+            )
+        return outcome
 
     def _rollback(self, request: AdminRequest, actor: str, respond: Respond) -> None:
         slot = self._one_slot(request.model_name)
@@ -187,6 +192,7 @@ class AdminService:
                 return
 
             def settled() -> None:
+                slot.rolling_back(False)
                 serving = slot.serving.contract.version if slot.serving is not None else None
                 if serving == outcome.to_version:
                     respond(
@@ -286,6 +292,8 @@ class AdminService:
         wanted = [
             entry for entry in reversed(self.history) if request.model_name in (None, entry["model_name"])
         ]
+        if not wanted:
+            self._slots(request.model_name)  # nothing was decided yet, or there is no such model
         respond({"history": wanted[: max(0, request.limit)]})
 
     def _stats(self, _request: AdminRequest, _actor: str, respond: Respond) -> None:

@@ -142,7 +142,7 @@ class Slot:
                 del self.rejected[old.digest]
 
     def rolling_back(self, under_way: bool) -> None:
-        """An operator has this model's pointer moved back: the next swap to the warm version is that rollback."""
+        """An operator has this model's pointer moved back: the next swap is that rollback, until it is over."""
         self._rolling_back = under_way
 
     def worker_died(self, served: Any, how: str) -> None:
@@ -408,8 +408,9 @@ class Slot:
             self._news = ("swapped", self._ports.clock_ns())
         self._ports.join(trial.served, trial.worker)
         self.compared = trial.live
+        kind = "rollback" if self._rolling_back else "swap"
         self._serve(
-            trial.served, wanted, "swap", trial.live, trial_ms=round(took_ms, 1), stages_ms=trial.stages_ms
+            trial.served, wanted, kind, trial.live, trial_ms=round(took_ms, 1), stages_ms=trial.stages_ms
         )
         trial.forget()
         self._probation.begin()

@@ -45,18 +45,21 @@ class Decoders:
     """Typed decoders of one encoding (JSON or MessagePack) for a tensor's `data` and for the short form."""
 
     def __init__(
-        self, decoder: Callable[[Any], Any], count_names: Callable[[bytes, bool], list[int]]
+        self, decoder: Callable[[Any], Any], count_names: Callable[[bytes, bool, list[int]], list[int]]
     ) -> None:
         self.numbers = decoder(_NUMBERS).decode
         self.with_nulls = decoder(_WITH_NULLS).decode
         self.rows = decoder(_ROWS).decode
         self.named = decoder(_NAMED).decode
         self.named_rows = decoder(list[_NAMED]).decode
-        #: How many names each object has, repeated ones counted: a decoder to dict forgets that.
+        #: How many names each object has, repeated ones counted: a decoder to dict, whose lengths it is given, forgets
+        #: that. The bool says whether there is a list of objects.
         self.count_names = count_names
 
 
-def _count_json_names(data: bytes, many: bool) -> list[int]:
+def _count_json_names(data: bytes, many: bool, lengths: list[int]) -> list[int]:
+    if data.count(b":") == sum(lengths):
+        return lengths  # each name has a colon behind it, whatever else has one: none is repeated
     counts = json.loads(data, object_pairs_hook=len, parse_int=str, parse_float=str)
     return counts if many else [counts]
 
@@ -64,7 +67,7 @@ def _count_json_names(data: bytes, many: bool) -> list[int]:
 _decode_raws = msgspec.msgpack.Decoder(list[msgspec.Raw]).decode
 
 
-def _count_msgpack_names(data: bytes, many: bool) -> list[int]:
+def _count_msgpack_names(data: bytes, many: bool, _lengths: list[int]) -> list[int]:
     return [_map_length(bytes(raw)) for raw in _decode_raws(data)] if many else [_map_length(data)]
 
 
@@ -324,7 +327,7 @@ def _short_form(data: bytes, contract: Contract, decoders: Decoders) -> Matrix:
             "'features' is a list of numbers, a list of such rows, an object of numbers by feature name, or a list of "
             "such objects; null is NaN",
         )
-    counts = decoders.count_names(data, one is None)
+    counts = decoders.count_names(data, one is None, [len(entry) for entry in named])
     for at, entry in enumerate(named):
         _check_names(list(entry), contract, at)
         if counts[at] != len(entry):
