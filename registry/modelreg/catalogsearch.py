@@ -60,6 +60,14 @@ def related(catalog: Catalog, ref: str) -> dict[str, str | None]:
         return {row.ref: row.parent for cte in (up, down) for row in connection.execute(sa.select(cte))}
 
 
+def parents(catalog: Catalog) -> list[tuple[str, str | None, str | None]]:
+    """(reference, parent, why its facts aren't known) of every present version."""
+    v = versions.c
+    with catalog.read() as connection:
+        found = connection.execute(sa.select(v.ref, v.parent, v.problem).where(v.status != "deleted"))
+        return [(row.ref, row.parent, row.problem) for row in found]
+
+
 def _page(
     connection: sa.Connection,
     wanted: Search,
