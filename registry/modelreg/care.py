@@ -267,8 +267,8 @@ class Care(Queries):
         from modelreg.listing import scan
 
         try:
-            self.catalog.sync(present=present)
-            found = parents(self.catalog)
+            with self.catalog.current(present=present) as connection:
+                found = parents(connection)
         except StoreUnavailableError:
             rows = scan(self, Search(), present)
             found = [(r["ref"], (r["metadata"] or {}).get("parent"), r.get("problem")) for r in rows]

@@ -58,7 +58,9 @@ class Catalog:
             self.close()
             for suffix in ("", "-wal", "-shm"):
                 self.path.with_name(CATALOG_FILE + suffix).unlink(missing_ok=True)
-        with self._write(fresh=True) as connection:
+        with self.read() as connection, _transaction(connection):
+            tables.drop_all(connection)
+            tables.create_all(connection)
             for name in self._registry.models():
                 self._take(connection, name)
             found = connection.execute(sa.select(sa.func.count()).select_from(versions)).scalar_one()
@@ -76,29 +78,21 @@ class Catalog:
         Raises:
             StoreUnavailableError: the file can't be read or written, or a model can't be read.
         """
+        with self.current(name, present=present, thorough=thorough):
+            pass
+
+    @contextmanager
+    def current(
+        self, name: str | None = None, *, present: Sequence[str] | None = None, thorough: bool = False
+    ) -> Iterator[sa.Connection]:
+        """``sync``, and a connection that only reads what it made.
+
+        Raises:
+            StoreUnavailableError: as ``sync`` and ``read``.
+        """
         with self.read() as connection:
-            rows = connection.execute(
-                sa.select(models) if name is None else sa.select(models).where(models.c.name == name)
-            )
-            known = {row.name: row for row in rows}
-        current = {model for model, row in known.items() if self._is_current(row)}
-        if name is not None:
-            present = [name]
-        elif present is None:
-            present = self._registry.models(current)
-        stale = [model for model in present if model not in current]
-        for model in [model for model in present if model in current] if thorough else ():
-            if known[model].marks != self._registry.log_marks(model):
-                self._registry.forget(model)
-                stale.append(model)
-        gone = known.keys() - set(present)
-        if not stale and not gone:
-            return
-        with self._write() as connection:
-            for model in gone:
-                self._forget(connection, model)
-            for model in stale:
-                self._take(connection, model)
+            self._catch_up(connection, name, present, thorough)
+            yield connection
 
     def broken(self) -> dict[str, str]:
         """Model → what is wrong with its log, as of the last ``sync``; raises StoreUnavailableError."""
@@ -121,19 +115,30 @@ class Catalog:
                 f"{self.path}: {getattr(error, 'orig', None) or error}; the catalog can be deleted, it is made again"
             ) from error
 
-    @contextmanager
-    def _write(self, *, fresh: bool = False) -> Iterator[sa.Connection]:
-        with self.read() as connection:
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
-            try:
-                if fresh:
-                    tables.drop_all(connection)
-                    tables.create_all(connection)
-                yield connection
-                connection.exec_driver_sql("COMMIT")
-            except BaseException:
-                connection.exec_driver_sql("ROLLBACK")
-                raise
+    def _catch_up(
+        self, connection: sa.Connection, name: str | None, present: Sequence[str] | None, thorough: bool
+    ) -> None:
+        asked = sa.select(models.c.name, models.c.seq, models.c.broken, models.c.mark, models.c.marks)
+        rows = connection.execute(asked if name is None else asked.where(models.c.name == name))
+        known = {row.name: row for row in rows}
+        current = {model for model, row in known.items() if self._is_current(row)}
+        if name is not None:
+            present = [name]
+        elif present is None:
+            present = self._registry.models(current)
+        stale = [model for model in present if model not in current]
+        for model in [model for model in present if model in current] if thorough else ():
+            if known[model].marks != self._registry.log_marks(model):
+                self._registry.forget(model)
+                stale.append(model)
+        gone = known.keys() - set(present)
+        if not stale and not gone:
+            return
+        with _transaction(connection):
+            for model in gone:
+                self._forget(connection, model)
+            for model in stale:
+                self._take(connection, model)
 
     def _open(self) -> sa.Engine:
         with self._lock:
@@ -223,6 +228,17 @@ class Catalog:
     def _forget(connection: sa.Connection, name: str) -> None:
         for table in (versions, metrics, channels, tags, models):
             connection.execute(sa.delete(table).where(table.c.name == name))
+
+
+@contextmanager
+def _transaction(connection: sa.Connection) -> Iterator[None]:
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
+    try:
+        yield
+        connection.exec_driver_sql("COMMIT")
+    except BaseException:
+        connection.exec_driver_sql("ROLLBACK")
+        raise
 
 
 def _insert_all(connection: sa.Connection, table: sa.Table, rows: list[dict[str, Any]]) -> None:

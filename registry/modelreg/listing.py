@@ -90,8 +90,8 @@ def select(registry: Core, name: str | None = None, **filters: Any) -> list[dict
     if name is not None:
         registry.state(name)
     try:
-        registry.catalog.sync(name)
-        rows = search(registry.catalog, wanted, registry.settings.metrics)
+        with registry.catalog.current(name) as connection:
+            rows = search(connection, wanted, registry.settings.metrics)
     except StoreUnavailableError as error:
         log.info("the catalog can't be used, so every version's files are read: %s", error)
         return scan(registry, wanted)

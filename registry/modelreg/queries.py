@@ -65,8 +65,8 @@ class Queries(Core):
         try:
             from modelreg.catalogsearch import related
 
-            self.catalog.sync()
-            return lineage.trace(whole, related(self.catalog, whole))
+            with self.catalog.current() as connection:
+                return lineage.trace(whole, related(connection, whole))
         except StoreUnavailableError:
             from modelreg.catalogsearch import Search
             from modelreg.listing import scan
