@@ -163,3 +163,16 @@ def test_each_line_of_a_message_says_whose_it_is(call, tmp_path):
     lines = done.err.splitlines()
     assert (done.status, len(lines)) == (2, 3)
     assert all(line.startswith(f"modelreg: {config}:") for line in lines)
+
+
+def test_without_a_catalog_damage_is_told_all_the_same(two, root, call, flip):
+    """Where the catalog's file can't be made every log is read; `--quiet` gives each record a line."""
+    assert call("history", "momentum", "--quiet").out == "momentum 2\nmomentum 1\n"
+    two.catalog.close()
+    (root / ".registry/catalog.db").unlink(missing_ok=True)
+    (root / ".registry/catalog.db").mkdir()
+    flip(root / "momentum/log" / record_name(2))
+    done = call("list")
+    assert done.status == 0
+    assert "1.0.0" in done.out
+    assert record_name(2) in done.err
