@@ -63,7 +63,8 @@ class Care(Queries):
         parent of another version.
 
         Raises:
-            UsageError: ``keep`` is negative. StoreUnavailableError: something can't be read or written.
+            UsageError: ``keep`` is negative. StoreUnavailableError: something can't be read or written, so it isn't
+            known what derives from what; nothing is deleted.
         """
         if keep < 0:
             raise UsageError(f"--keep {keep}: can't be negative")
@@ -74,7 +75,7 @@ class Care(Queries):
                     f"{self.root}/{model}: can't be read: {trouble.strerror or trouble}; what its versions derive "
                     "from isn't known, so nothing is deleted"
                 )
-        parents = self._parents()
+        parents = self._parents(list(survey))
         deleted = []
         for model in survey if name is None else [name]:
             state = self.state(model)
@@ -259,6 +260,25 @@ class Care(Queries):
             self._project(model)
             found = [op.version for op in record.ops if isinstance(op, StatusOp)]
         return [f"{state.name}:{version}" for version in found]
+
+    def _parents(self, present: list[str]) -> dict[str, str | None]:
+        """What each version of these models derives from; never a part of it."""
+        from modelreg.catalogsearch import Search, parents
+        from modelreg.listing import scan
+
+        try:
+            with self.catalog.current(present=present) as connection:
+                found = parents(connection)
+        except StoreUnavailableError:
+            rows = scan(self, Search(), present)
+            found = [(r["ref"], (r["metadata"] or {}).get("parent"), r.get("problem")) for r in rows]
+        for ref, _, problem in found:
+            if problem is not None:
+                raise StoreUnavailableError(
+                    f"{problem}; what {ref} derives from isn't known, so nothing is deleted; restore it from a "
+                    f"backup, or: modelreg delete {ref}"
+                )
+        return {ref: parent for ref, parent, _ in found}
 
     def _leased(self, name: str) -> dict[str, str]:
         return {lease.version: lease.holder for lease in self.leases() if lease.name == name}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -59,36 +59,41 @@ class Catalog:
             self.close()
             for suffix in ("", "-wal", "-shm"):
                 self.path.with_name(CATALOG_FILE + suffix).unlink(missing_ok=True)
-        with self._write(fresh=True) as connection:
+        with self.read() as connection, _transaction(connection):
+            tables.drop_all(connection)
+            tables.create_all(connection)
             for name in self._registry.models():
                 self._take(connection, name)
             found = connection.execute(sa.select(sa.func.count()).select_from(versions)).scalar_one()
             return int(found)
 
-    def sync(self, name: str | None = None, *, thorough: bool = False) -> None:
-        """Bring the tables up to the logs: of one model, or of all. ``thorough``: look at every record's file, so
-        that damage to an old one shows.
+    def sync(
+        self, name: str | None = None, *, present: Sequence[str] | None = None, thorough: bool = False
+    ) -> None:
+        """Bring the tables up to the logs: of one model, or of all.
+
+        Args:
+            present: all the models that there are, where the caller has looked.
+            thorough: look at every record's file, so that damage to an old one shows.
 
         Raises:
-            StoreUnavailableError: the file can't be read or written.
+            StoreUnavailableError: the file can't be read or written, or a model can't be read.
         """
-        present = self._registry.models()
+        with self.current(name, present=present, thorough=thorough):
+            pass
+
+    @contextmanager
+    def current(
+        self, name: str | None = None, *, present: Sequence[str] | None = None, thorough: bool = False
+    ) -> Iterator[sa.Connection]:
+        """``sync``, and a connection that only reads what it made.
+
+        Raises:
+            StoreUnavailableError: as ``sync`` and ``read``.
+        """
         with self.read() as connection:
-            known = {row.name: row for row in connection.execute(sa.select(models))}
-        wanted = present if name is None else [name]
-        stale = [m for m in wanted if m not in known or not self._is_current(m, known[m])]
-        for model in [m for m in wanted if m in known and m not in stale] if thorough else ():
-            if known[model].marks != self._registry.log_marks(model):
-                self._registry.forget(model)
-                stale.append(model)
-        gone = set(known) - set(present)
-        if not stale and not gone:
-            return
-        with self._write() as connection:
-            for model in gone:
-                self._forget(connection, model)
-            for model in stale:
-                self._take(connection, model)
+            self._catch_up(connection, name, present, thorough)
+            yield connection
 
     def broken(self) -> dict[str, str]:
         """Model → what is wrong with its log, as of the last ``sync``; raises StoreUnavailableError."""
@@ -111,19 +116,30 @@ class Catalog:
                 f"{self.path}: {getattr(error, 'orig', None) or error}; the catalog can be deleted, it is made again"
             ) from error
 
-    @contextmanager
-    def _write(self, *, fresh: bool = False) -> Iterator[sa.Connection]:
-        with self.read() as connection:
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
-            try:
-                if fresh:
-                    tables.drop_all(connection)
-                    tables.create_all(connection)
-                yield connection
-                connection.exec_driver_sql("COMMIT")
-            except BaseException:
-                connection.exec_driver_sql("ROLLBACK")
-                raise
+    def _catch_up(
+        self, connection: sa.Connection, name: str | None, present: Sequence[str] | None, thorough: bool
+    ) -> None:
+        asked = sa.select(models.c.name, models.c.seq, models.c.broken, models.c.mark, models.c.marks)
+        rows = connection.execute(asked if name is None else asked.where(models.c.name == name))
+        known = {row.name: row for row in rows}
+        current = {model for model, row in known.items() if self._is_current(row)}
+        if name is not None:
+            present = [name]
+        elif present is None:
+            present = self._registry.models(current)
+        stale = [model for model in present if model not in current]
+        for model in [model for model in present if model in current] if thorough else ():
+            if known[model].marks != self._registry.log_marks(model):
+                self._registry.forget(model)
+                stale.append(model)
+        gone = known.keys() - set(present)
+        if not stale and not gone:
+            return
+        with _transaction(connection):
+            for model in gone:
+                self._forget(connection, model)
+            for model in stale:
+                self._take(connection, model)
 
     def _open(self) -> sa.Engine:
         with self._lock:
@@ -143,8 +159,11 @@ class Catalog:
                         connection.exec_driver_sql("COMMIT")
             return self._engine
 
-    def _is_current(self, name: str, known: Any) -> bool:
-        return known.broken is None and known.mark == self._registry.log_mark(name, known.seq)
+    def _is_current(self, known: Any) -> bool:
+        try:
+            return known.broken is None and known.mark == self._registry.log_mark(known.name, known.seq)
+        except StoreUnavailableError:
+            return False  # whether it is still a model is for the one to say who lists them
 
     def _take(self, connection: sa.Connection, name: str) -> None:
         """Bring one model up to its log. Facts are sealed, so only new versions' are read."""
@@ -164,11 +183,13 @@ class Catalog:
             )
         }
         self._forget(connection, name)
+        sound = True
         for version, found in state.versions.items():
             before = known.get(version)
             facts = before[1] if before is not None and before[0] == found.digest else None
             row = describe(self._registry, state, version, facts)
             self._insert(connection, state, version, row)
+            sound = sound and "problem" not in row
         _insert_all(connection, channels, [
             {
                 "name": name, "channel": c.channel, "version": c.version, "seq": c.seq, "at": c.at,
@@ -177,7 +198,8 @@ class Catalog:
             for c in state.channels.values()
         ])  # fmt: skip
         told = {"name": name, "seq": state.seq, "head": state.head, "broken": state.broken, "marks": marks}
-        mark = self._registry.log_mark(name, state.seq) or ""  # overtaken meanwhile: taken again next time
+        # Overtaken meanwhile, or a version's facts couldn't be read: taken again next time.
+        mark = (self._registry.log_mark(name, state.seq) if sound else None) or ""
         connection.execute(sa.insert(models).values(**told, mark=mark))
         return None
 
@@ -188,7 +210,7 @@ class Catalog:
         columns = {
             key: row[key] for key in ("name", "version", "ref", "digest", "status", "stage", "seq", "at")
         }
-        columns.update({key: row[key] for key in ("actor", "reason")})
+        columns.update({key: row.get(key) for key in ("actor", "reason", "problem")})
         columns.update(
             {
                 key: facts.get(key)
@@ -210,6 +232,17 @@ class Catalog:
     def _forget(connection: sa.Connection, name: str) -> None:
         for table in (versions, metrics, channels, tags, models):
             connection.execute(sa.delete(table).where(table.c.name == name))
+
+
+@contextmanager
+def _transaction(connection: sa.Connection) -> Iterator[None]:
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
+    try:
+        yield
+        connection.exec_driver_sql("COMMIT")
+    except BaseException:
+        connection.exec_driver_sql("ROLLBACK")
+        raise
 
 
 def _insert_all(connection: sa.Connection, table: sa.Table, rows: list[dict[str, Any]]) -> None:

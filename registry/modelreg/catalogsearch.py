@@ -9,7 +9,6 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
-from modelreg.catalog import Catalog
 from modelreg.catalogtables import channels, metrics, tags, versions
 from modelreg.metrics import canonical, direction
 from modelreg.settings import MetricSettings
@@ -31,24 +30,23 @@ class Search:
     after: str | None = None
 
 
-def search(catalog: Catalog, wanted: Search, more: MetricSettings) -> list[dict[str, Any]]:
-    """The rows as ``listing.describe`` makes them, without ``path``; raises StoreUnavailableError."""
-    with catalog.read() as connection:
-        if wanted.sort is None:
-            rows = _page(connection, wanted, None, versions, wanted.limit)
-        else:
-            # Those that have the metric come first, by an index; then those that don't.
-            value, joined = _measured(wanted.sort, more)
-            lacking = wanted.after is not None and not _exists_in(connection, joined, wanted.after)
-            rows = [] if lacking else _page(connection, wanted, value, joined, wanted.limit)
-            left = None if wanted.limit is None else wanted.limit - len(rows)
-            if left is None or left > 0:
-                rest = wanted if lacking else replace(wanted, after=None)
-                rows += _page(connection, rest, None, versions, left, without=canonical(wanted.sort))
+def search(connection: sa.Connection, wanted: Search, more: MetricSettings) -> list[dict[str, Any]]:
+    """The rows as ``listing.describe`` makes them, without ``path``."""
+    if wanted.sort is None:
+        rows = _page(connection, wanted, None, versions, wanted.limit)
+    else:
+        # Those that have the metric come first, by an index; then those that don't.
+        value, joined = _measured(wanted.sort, more)
+        lacking = wanted.after is not None and not _exists_in(connection, joined, wanted.after)
+        rows = [] if lacking else _page(connection, wanted, value, joined, wanted.limit)
+        left = None if wanted.limit is None else wanted.limit - len(rows)
+        if left is None or left > 0:
+            rest = wanted if lacking else replace(wanted, after=None)
+            rows += _page(connection, rest, None, versions, left, without=canonical(wanted.sort))
     return [msgspec.json.decode(row) for row in rows]
 
 
-def related(catalog: Catalog, ref: str) -> dict[str, str | None]:
+def related(connection: sa.Connection, ref: str) -> dict[str, str | None]:
     """Reference → parent, of a version's ancestors and descendants alone."""
     v = versions.c
     present = v.status != "deleted"
@@ -56,8 +54,14 @@ def related(catalog: Catalog, ref: str) -> dict[str, str | None]:
     up = up.union(sa.select(v.ref, v.parent).join(up, v.ref == up.c.parent).where(present))
     down = sa.select(v.ref, v.parent).where(v.ref == ref).cte("down", recursive=True)
     down = down.union(sa.select(v.ref, v.parent).join(down, v.parent == down.c.ref).where(present))
-    with catalog.read() as connection:
-        return {row.ref: row.parent for cte in (up, down) for row in connection.execute(sa.select(cte))}
+    return {row.ref: row.parent for cte in (up, down) for row in connection.execute(sa.select(cte))}
+
+
+def parents(connection: sa.Connection) -> list[tuple[str, str | None, str | None]]:
+    """(reference, parent, why its facts aren't known) of every present version."""
+    v = versions.c
+    found = connection.execute(sa.select(v.ref, v.parent, v.problem).where(v.status != "deleted"))
+    return [(row.ref, row.parent, row.problem) for row in found]
 
 
 def _page(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 #: The layout of the tables; another one is thrown away and made again.
-LAYOUT = 3
+LAYOUT = 4
 
 tables = sa.MetaData()
 
@@ -37,6 +37,7 @@ versions = sa.Table(
     sa.Column("config_hash", sa.Text),
     sa.Column("parent", sa.Text),
     sa.Column("size_bytes", sa.Integer),
+    sa.Column("problem", sa.Text),
     sa.Column("row", sa.Text, nullable=False),
     sa.Index("versions_newest", "at", "seq", "name"),
     sa.Index("versions_of_model", "name", "seq"),

@@ -6,7 +6,7 @@ import datetime as dt
 import functools
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -108,13 +108,15 @@ class Core:
 
     # -- reading ---------------------------------------------------------------------------------------------
 
-    def models(self) -> list[str]:
+    def models(self, sure: Collection[str] = ()) -> list[str]:
         """The names of all models that can be read, sorted; see ``unreadable`` for the others.
+
+        ``sure``: names of which the caller knows that, where they are there; those aren't looked into.
 
         Raises:
             StoreUnavailableError: the root can't be read.
         """
-        return [name for name, trouble in self.survey().items() if trouble is None]
+        return [name for name in self._listed() if name in sure or self._is_model(name) is True]
 
     def unreadable(self) -> dict[str, str]:
         """What may be models, but can't be looked into: name → why. Another user's directory, for one.

@@ -90,8 +90,8 @@ def select(registry: Core, name: str | None = None, **filters: Any) -> list[dict
     if name is not None:
         registry.state(name)
     try:
-        registry.catalog.sync(name)
-        rows = search(registry.catalog, wanted, registry.settings.metrics)
+        with registry.catalog.current(name) as connection:
+            rows = search(connection, wanted, registry.settings.metrics)
     except StoreUnavailableError as error:
         log.info("the catalog can't be used, so every version's files are read: %s", error)
         return scan(registry, wanted)
@@ -118,10 +118,12 @@ def broken(registry: Core, name: str | None = None) -> dict[str, str]:
     return {model: why for model, why in found.items() if name in (None, model)}
 
 
-def scan(registry: Core, wanted: Search) -> list[dict[str, Any]]:
-    """The same as ``select`` from logs and files alone."""
+def scan(registry: Core, wanted: Search, models: Sequence[str] | None = None) -> list[dict[str, Any]]:
+    """The same as ``select`` from logs and files alone. ``models``: all that there are, where somebody has looked."""
     rows = []
-    for model in [wanted.name] if wanted.name is not None else registry.models():
+    if models is None:
+        models = registry.models() if wanted.name is None else [wanted.name]
+    for model in models:
         try:
             state = registry.state(model)
         except NotFoundError:

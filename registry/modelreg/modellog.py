@@ -127,7 +127,7 @@ class ModelLog:
                 )
                 # What couldn't be read back must not get in: fold it before it is written.
                 record = decode_record(data, seq=state.seq + 1, prev=state.head, where="the new record")
-                Fold.of(self.name, [*self._records, record])
+                self._fold.copy().apply(record)
                 if self._link(state.seq + 1, data):
                     self.refresh()
                     return record, state
@@ -197,9 +197,10 @@ class ModelLog:
         return None
 
     def _lost_records(self, applied: tuple[int, str | None] | None) -> str | None:
-        beyond = [
-            seq for seq in map(record_seq, self._disk.listdir(self.directory)) if seq and seq > self._fold.seq
-        ]
+        # Numbers have one length, so names can be compared as they are: most are passed over without a look.
+        newest = record_name(self._fold.seq)
+        later = [file for file in self._disk.listdir(self.directory) if file > newest]
+        beyond = [seq for seq in map(record_seq, later) if seq is not None]
         missing = self.directory / record_name(self._fold.seq + 1)
         if beyond:
             return f"{missing} is missing, though record {min(beyond)} exists; restore it from a backup"

@@ -65,10 +65,14 @@ class Queries(Core):
         try:
             from modelreg.catalogsearch import related
 
-            self.catalog.sync()
-            return lineage.trace(whole, related(self.catalog, whole))
+            with self.catalog.current() as connection:
+                return lineage.trace(whole, related(connection, whole))
         except StoreUnavailableError:
-            return lineage.trace(whole, self._parents())
+            from modelreg.catalogsearch import Search
+            from modelreg.listing import scan
+
+            rows = scan(self, Search())
+            return lineage.trace(whole, {r["ref"]: (r["metadata"] or {}).get("parent") for r in rows})
 
     def at(self, moment: dt.datetime, name: str | None = None) -> list[Holding]:
         """What each channel held at ``moment`` (aware): which model ran on 15 January?
@@ -152,18 +156,3 @@ class Queries(Core):
     def _facts(self, ref: str) -> tuple[str, str, Metadata]:
         name, found = self.resolve(ref)
         return name, found.version, self.metadata(name, found.version)
-
-    def _parents(self) -> dict[str, str | None]:
-        from modelreg.catalogtables import versions as table
-
-        try:
-            self.catalog.sync()
-            with self.catalog.read() as connection:
-                found = connection.execute(
-                    table.select()
-                    .with_only_columns(table.c.ref, table.c.parent)
-                    .where(table.c.status != "deleted")
-                )
-                return {row.ref: row.parent for row in found}
-        except StoreUnavailableError:
-            return {row["ref"]: (row["metadata"] or {}).get("parent") for row in self.find()}

@@ -7,16 +7,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from msgspec import structs
-
-from modelreg import changes, enrol, gates, validation
-from modelreg.care import Care
-from modelreg.errors import ConflictError, PromotionGateError, StoreUnavailableError
+from modelreg import changes, enrol, gates, judging, validation
+from modelreg.errors import ConflictError, StoreUnavailableError
 from modelreg.gates import GateResult
-from modelreg.metadata import Metadata
+from modelreg.lifecycle import Lifecycle
 from modelreg.modellog import Decision
 from modelreg.names import check_model_name, check_text, check_version
-from modelreg.records import ChannelOp, StatusOp
+from modelreg.records import StatusOp
 from modelreg.refs import parse_ref
 from modelreg.results import UNSET, Commit, Expect, Version
 from modelreg.settings import ChannelGates
@@ -25,7 +22,7 @@ from modelreg.state import ModelState
 log = logging.getLogger("modelreg")
 
 
-class Registry(Care):
+class Registry(Lifecycle):
     """A registry on disk. Thread-safe; any number of processes may have it open. Arguments: see ``Core``."""
 
     def register(
@@ -130,11 +127,7 @@ class Registry(Care):
         parsed = parse_ref(ref)
         expected = expect if expect is not UNSET else changes.ANY
         decide = changes.promotion(parsed, to, expected, allow_schema_change)
-        configured = self.settings.gates.get(to, ChannelGates())
-
-        def judge(state: ModelState, op: ChannelOp, metadata: Metadata) -> ChannelOp:
-            return self._judge(configured, state, op, metadata, override_gates)
-
+        judge = judging.judge(self.settings, to, self._clock, override=override_gates)
         reason = check_text(reason, "a reason (--reason)")
         try:
             return self._change(parsed.name, to, decide, reason, actor, dry_run, judge, expect_seq)
@@ -192,92 +185,6 @@ class Registry(Care):
         reason = check_text(reason, "a reason (--reason)")
         return self._change(name, channel, decide, reason, actor, dry_run, expect_seq=expect_seq)
 
-    def fail(self, ref: str, *, reason: str, actor: str | None = None, dry_run: bool = False) -> Commit:
-        """Mark a version as failed; it can't be promoted any more. Channels stay as they are.
-
-        Raises:
-            ConflictError: its status forbids it. NotFoundError: no such version.
-        """
-        parsed = parse_ref(ref)
-        reason = check_text(reason, "a reason (--reason)")
-        return self._change(parsed.name, None, changes.failure(parsed), reason, actor, dry_run)
-
-    def approve(
-        self, ref: str, *, reason: str | None = None, actor: str | None = None, dry_run: bool = False
-    ) -> Commit:
-        """Note that the actor approves of a version, for gates that ask for it.
-
-        Raises:
-            ConflictError: the actor registered it, or it was deleted. NotFoundError: no such version.
-        """
-        parsed, acting = parse_ref(ref), self._acting(actor)
-        return self._change(parsed.name, None, changes.approval(parsed, acting), reason, acting, dry_run)
-
-    def tag(self, ref: str, tag: str, *, reason: str | None = None, actor: str | None = None) -> Commit:
-        """Put a free label on a version.
-
-        Raises:
-            UsageError: not a label. ConflictError: the version was deleted. NotFoundError: no such version.
-        """
-        parsed = parse_ref(ref)
-        return self._change(parsed.name, None, changes.tagging(parsed, tag), reason, actor, False)
-
-    def untag(self, ref: str, tag: str, *, reason: str | None = None, actor: str | None = None) -> Commit:
-        """Take a label off a version.
-
-        Raises:
-            NotFoundError: no such version, or it has no such label.
-        """
-        parsed = parse_ref(ref)
-        return self._change(parsed.name, None, changes.untagging(parsed, tag), reason, actor, False)
-
-    def archive(
-        self, ref: str, *, reason: str | None = None, actor: str | None = None, dry_run: bool = False
-    ) -> Commit:
-        """Retire a version: it can't be promoted until ``unarchive``; channels that hold it are emptied.
-
-        Raises:
-            ConflictError: it is in production, or its status forbids it. NotFoundError: no such version.
-        """
-        parsed = parse_ref(ref)
-        return self._change(parsed.name, None, changes.archival(parsed), reason, actor, dry_run)
-
-    def unarchive(
-        self, ref: str, *, reason: str | None = None, actor: str | None = None, dry_run: bool = False
-    ) -> Commit:
-        """Give an archived version its status back.
-
-        Raises:
-            ConflictError: it isn't archived. NotFoundError: no such version.
-        """
-        parsed = parse_ref(ref)
-        return self._change(parsed.name, None, changes.unarchival(parsed), reason, actor, dry_run)
-
-    def delete(
-        self,
-        ref: str,
-        *,
-        force: bool = False,
-        reason: str | None = None,
-        actor: str | None = None,
-        dry_run: bool = False,
-    ) -> Commit:
-        """Delete a version: its files go to ``.registry/trash``, its name is never used again.
-
-        Raises:
-            ConflictError: it is in production; or tagged, held by a channel or leased, and not ``force``.
-            NotFoundError: no such version.
-        """
-        parsed = parse_ref(ref)
-        return self._change(
-            parsed.name,
-            None,
-            changes.deletion(parsed, force, self._leased(parsed.name)),
-            reason,
-            actor,
-            dry_run,
-        )
-
     def validate(self, ref: str, *, actor: str | None = None) -> validation.ValidationReport:
         """Check a version's bytes, load it in a process that may die, and replay its golden rows.
 
@@ -300,38 +207,6 @@ class Registry(Care):
         if found.status == "registered" and self.state(name).broken is None:
             self._note_validated(name, found.version, actor)
         return report
-
-    def _judge(
-        self, configured: ChannelGates, state: ModelState, op: ChannelOp, metadata: Metadata, override: bool
-    ) -> ChannelOp:
-        results = gates.evaluate(configured, metadata.metrics, state, str(op.version), self._clock())
-        results += self._dataset_gate(metadata)
-        missed = [str(result) for result in results if not result.passed]
-        if not missed:
-            return op
-        if not override:
-            told = "; ".join(missed)
-            raise PromotionGateError(
-                f"{state.name}:{op.version} doesn't pass the gates of {op.channel}: {told}. Override them with "
-                "--override-gates and a reason that stays in the log",
-                results,
-            )
-        return structs.replace(op, overridden=tuple(missed))
-
-    def _dataset_gate(self, metadata: Metadata) -> list[GateResult]:
-        told = self.settings.datasets
-        if not (told.file or told.command) or not metadata.dataset_version_ids:
-            return []
-        from modelreg.compatibility import VersionCompatibilityChecker, current_versions
-
-        current = current_versions(told.file, told.command)
-        found = VersionCompatibilityChecker(told.strict).check(metadata.dataset_version_ids, current)
-        for warning in found.warnings if found.compatible else ():
-            log.warning("%s:%s: %s", metadata.name, metadata.version, warning)
-        return [
-            GateResult("datasets", warning, None, False)
-            for warning in (found.warnings if not found.compatible else ())
-        ]
 
     def _note_validated(self, name: str, version: str, actor: str | None) -> None:
         def decide(state: ModelState) -> Decision:

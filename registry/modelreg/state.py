@@ -144,6 +144,10 @@ class Fold:
             fold.apply(record)
         return fold
 
+    def copy(self) -> Fold:
+        """One that can take records in without changing this one."""
+        return replace(self, versions=dict(self.versions), channels=dict(self.channels))
+
     def apply(self, record: Record) -> None:
         """Take the next record in.
 

@@ -10,7 +10,7 @@ import tarfile
 
 import pytest
 
-from modelreg import ConflictError, IntegrityError, NotFoundError, Registry
+from modelreg import ConflictError, IntegrityError, NotFoundError, Registry, StoreUnavailableError
 from modelreg.backup import restore
 from modelreg.sealed import read_sealed
 
@@ -193,3 +193,23 @@ def test_everything_survives_a_move(ten, root, tmp_path):
     )
     with pytest.raises(NotFoundError):
         copy.gc(name="nobody")
+
+
+def test_a_lease_needs_its_registry(ten, root):
+    """Where the root was moved away no new one is made in its place; what isn't a lease is passed over."""
+    lease = ten.lease("m", "1.0.0", "host:1")
+    (root / ".registry/leases/notes.txt").write_text("not a lease")
+    assert [info.version for info in ten.leases()] == ["1.0.0"]
+    root.rename(root.with_name("away"))
+    with pytest.raises(StoreUnavailableError, match="the registry isn't there now"):
+        lease.renew()
+    assert not root.exists()
+
+
+def test_gc_deletes_nothing_where_leases_cant_be_listed(ten, root):
+    """Then nobody knows what is in use."""
+    (root / ".registry/leases").rmdir()
+    (root / ".registry/leases").write_text("")
+    with pytest.raises(StoreUnavailableError, match="leases: can't be read"):
+        ten.gc(keep=1)
+    assert len(present(ten)) == 10

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shutil
@@ -156,6 +157,29 @@ def test_an_error_at_any_file_operation(prepared, tmp_path, verb, code, caplog):
             without = code == errno.EACCES and "it isn't in the backup" in caplog.text
             assert error is not None or without or whole(given / "backup.tar", tmp_path / "restored")
             caplog.clear()
+        if not fails.hits:
+            break
+        at += 1
+    assert at > 5
+
+
+@pytest.mark.parametrize("catalog", ["new", "old"])
+def test_gc_spares_a_parent_whatever_cant_be_read(registry, root, models, catalog):
+    """One call fails, any one, while gc finds out what derives from what: it refuses, or leaves the parent alone."""
+    for version in ("1.0.0", "1.1.0"):
+        registry.register("parent", models["a"].path, version=version, golden=False)
+    registry.register("child", models["b"].path, version="1.0.0", parent="parent:1.0.0", golden=False)
+    assert registry.gc(keep=1, dry_run=True).deleted == ()
+    at = 0
+    while True:
+        if catalog == "new":
+            registry.catalog.close()
+            (root / ".registry/catalog.db").unlink(missing_ok=True)
+        fails = FailsAt(errno.EIO)
+        failing = Registry(root, actor="tester", disk=Disk(fails))
+        fails.arm(at)
+        with contextlib.suppress(RegistryError):
+            assert failing.gc(keep=1, dry_run=True).deleted == (), at
         if not fails.hits:
             break
         at += 1

@@ -16,6 +16,7 @@ from modelreg import (
     DiskExpressionCache,
     PromotionGateError,
     Registry,
+    StoreUnavailableError,
     UsageError,
     VersionCompatibilityChecker,
     compute_config_hash,
@@ -181,6 +182,19 @@ def test_damaged_entries_are_computed_again(cache, tmp_path):
     path.write_bytes(path.read_bytes()[:50])
     os.utime(path, (1e9, 1e9))
     assert cache.get_or_compute("k", lambda: frame(2)) == (frame(2), False)
+
+
+def test_the_cache_takes_other_frames_and_says_where_it_cant_write(cache, tmp_path):
+    """polars comes back as a pyarrow Table; a directory that went away, or can't be made, is an error of ours."""
+    import polars
+
+    cache.put("k", polars.DataFrame({"v": [1.0, 2.0]}))
+    assert cache.get("k").to_pydict() == {"v": [1.0, 2.0]}
+    (tmp_path / "cache").rename(tmp_path / "away")
+    with pytest.raises(StoreUnavailableError, match="can't be written"):
+        cache.put("k", frame(1))
+    with pytest.raises(StoreUnavailableError, match="can't be made"):
+        DiskExpressionCache(next((tmp_path / "away").iterdir()) / "below")
 
 
 def test_the_cache_stays_below_its_size(cache, tmp_path):

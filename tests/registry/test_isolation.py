@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import re
 
+import numpy as np
 import pytest
 
 from modelreg import LoadError, Registry
+from modelreg import golden as goldens
+from modelreg.isolation import _judge
 from modelreg.lgbtext import check_complete
+from modelreg.probe import ANSWERS_FILE, REPORT_FILE, STDERR_FILE
 from modelreg.settings import ProbeSettings, Settings
 
 
@@ -53,3 +57,30 @@ def test_the_memory_limit_holds(root, models):
     registry = Registry.init(root, settings=Settings(probe=ProbeSettings(memory_bytes=64 << 20)))
     with pytest.raises(LoadError):
         registry.register("m", models["a"].path)
+
+
+@pytest.mark.parametrize(
+    ("status", "report", "answers", "says"),
+    [
+        (None, None, None, "not done within 5 s"),
+        (-11, None, None, "the process died of SIGSEGV"),
+        (-40, None, None, "the process died of signal 40"),
+        (3, None, None, "ended with status 3: it said nothing"),
+        (0, "[]", None, "ended with status 0"),
+        (0, '{"problem": "no such feature"}', None, "no such feature"),
+        (0, "{}", None, "no usable answers"),
+        (0, "{}", {"other": [1.0, 2.0]}, "answers for ['other'], expected ['p']"),
+        (0, "{}", {"p": [1.0, float("nan")]}, "output 'p' isn't finite"),
+    ],
+)
+def test_whatever_the_process_leaves_behind_is_judged(tmp_path, status, report, answers, says):
+    """It may end in any way and write anything: each is a refusal that says what happened."""
+    (tmp_path / STDERR_FILE).write_bytes(b"")
+    if report is not None:
+        (tmp_path / REPORT_FILE).write_text(report)
+    rows = np.zeros((2, 3))
+    if answers is not None:
+        outputs = {name: np.array(values) for name, values in answers.items()}
+        (tmp_path / ANSWERS_FILE).write_bytes(goldens.dump(goldens.Golden(rows, outputs)))
+    with pytest.raises(LoadError, match=re.escape(says)):
+        _judge("m:1.0.0", tmp_path, status, rows, ["p"], 5.0)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
+
 import pytest
 from cryptography.hazmat.primitives import serialization as s
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from tests.registry.faults import FailsAt, StopsAt
 
-from modelreg import IntegrityError, NotFoundError, UsageError
-from modelreg.disk import DISK
-from modelreg.signing import check, sign
+from modelreg import IntegrityError, NotFoundError, StoreUnavailableError, UsageError
+from modelreg.disk import DISK, Disk
+from modelreg.signing import check, check_any, public_key, sign
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 OTHER = Ed25519PrivateKey.from_private_bytes(bytes(32))
@@ -69,3 +72,43 @@ def test_what_isnt_such_a_key_is_refused(written, tmp_path):
             check(bytes(64), b"sums", path, DISK, where="x.sig")
     with pytest.raises(NotFoundError, match="nosuch: can't be read"):
         sign(b"sums", tmp_path / "nosuch", DISK)
+
+
+@pytest.fixture
+def keys(written):
+    """The public keys of KEY and OTHER, as files."""
+    return [written(key.public_key().public_bytes(*PUBLIC["pem"])) for key in (KEY, OTHER)]
+
+
+def test_any_of_several_signatures_by_any_of_several_keys_will_do(keys, written):
+    """The first that fits is named, whatever stands before it: other keys', none, garbage."""
+    good = written(OTHER.sign(b"sums"))
+    short, absent = written(b"abc"), good.with_name("absent")
+    others = written(Ed25519PrivateKey.generate().sign(b"sums"))
+    found = check_any([absent, short, others, good], b"sums", keys, DISK)
+    assert found == (good, keys[1])
+
+
+def test_without_a_fitting_signature_the_reason_is_told(keys, written):
+    """Unsigned, signed by somebody else, of other bytes, or unreadable: four answers to four troubles."""
+    good = written(KEY.sign(b"sums"))
+    absent = good.with_name("absent")
+    with pytest.raises(IntegrityError, match=r"unsigned: there is no \S+absent"):
+        check_any([absent], b"sums", keys, DISK)
+    with pytest.raises(IntegrityError, match="by none of the keys"):
+        check_any([absent, good], b"other sums", keys, DISK)
+    with pytest.raises(IntegrityError, match="by none of the keys"):
+        check_any([good], b"sums", keys[1:], DISK)
+    with pytest.raises(IntegrityError, match="by none of the keys"):
+        check_any([written(b"x" * 100)], b"sums", keys, DISK)
+    fails = FailsAt(errno.EIO)
+    disk = Disk(fails)
+    for each in keys:
+        public_key(each, disk)
+    count = StopsAt()
+    for each in keys:
+        count.arm(10**6)
+        public_key(each, Disk(count))
+    fails.arm(2 * count.count)
+    with pytest.raises(StoreUnavailableError, match="can't be read"):
+        check_any([good], b"sums", keys, disk)
