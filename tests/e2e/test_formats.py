@@ -88,7 +88,8 @@ def test_a_scaler_is_part_of_the_plan_where_it_is_a_standard_scaler(
     settings = {"source": {"models": ["horizons"]}, "trial": {"allow_joblib": [version.digest]}}
     daemon = make_daemon(registry.root, **settings).start(ready=False)
     with daemon.client(timeout_s=20) as client:
-        wait_until(lambda: client.ready("horizons"), 20)
+        wait_until(lambda: client.ready("horizons"), 60)
+        daemon.await_plan("horizons")
         for count in (1, 5, 60):
             outputs = client.predict(rows[:count], model="horizons").outputs
             for name, offline in (("1d", "1.0.0"), ("7d", "1.1.0")):

@@ -174,7 +174,8 @@ def _print_status(reply: dict[str, Any]) -> None:
         if trial := line.get("trial"):
             typer.echo(f"{name}: {trial['version']} is on trial: {trial['state']}")
         if line.get("held"):
-            typer.echo(f"{name}: held: {line['held']}")
+            waits = f"; {line['waiting']} waits" if line.get("waiting") else ""
+            typer.echo(f"{name}: held: {line['held']}{waits}")
         if rejection := line.get("last_rejection"):
             typer.echo(
                 f"{name}: {rejection['version']} rejected at {second(rejection['at'])}: {rejection['reason']}"

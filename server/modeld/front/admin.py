@@ -282,6 +282,7 @@ class AdminService:
                 generation=slot.generation,
             )
             slot.reconcile()
+        self._daemon.source.tell_holds()
         respond({"held": held is not None, "models": [slot.model for slot in slots]})
 
     def _drain(self, _request: AdminRequest, _actor: str, respond: Respond) -> None:

@@ -349,6 +349,7 @@ class Daemon:
         if (kept := self.source.kept.get(name)) is not None:
             rejected = [Rejection(**msgspec.structs.asdict(one)) for one in kept.rejected]
             slot.resume(kept.pointer, kept.generation, rejected)
+        slot.held = self.source.held(name)
         self.models[name] = Served(slot)
         return slot
 
@@ -384,6 +385,7 @@ class Daemon:
         self.spawner.sweep()
         self.source.check()
         self.source.tell_in_use()
+        self.source.tell_holds()
         self.check_start()
         if self._draining_since_ns or (not self.ready and any(s.slot.trial for s in self.models.values())):
             self._notifier.extend()

@@ -83,6 +83,7 @@ def _model_status(daemon: Daemon, name: str, served: Served) -> dict[str, Any]:
         else None,
         "warnings": list(binding.served.warnings) if binding is not None else [],
         "held": slot.held,
+        "waiting": slot.waiting,
         "live": slot.compared,
         "swap_pause_us": slot.swap_pause_us,
         "path": binding.served.path if binding is not None else None,

@@ -16,6 +16,7 @@ from modeld.swap.ports import WriteOutcome
 from modeld.watch.messages import (
     Begin,
     FromWatcher,
+    Holds,
     Kept,
     LeaseFailed,
     Look,
@@ -52,6 +53,9 @@ class SourceView:
         self.seen = False
         #: What the state directory holds, by model.
         self.kept: dict[str, Kept] = {}
+        #: By model, why it was held before this start; and what the watcher was last told of that.
+        self._holds: dict[str, str] = {}
+        self._holds_told: dict[str, str] | None = None
         #: Who waits for the look under way, and for the next one.
         self._look: list[Callable[[], None]] = []
         self._next_look: list[Callable[[], None]] = []
@@ -119,10 +123,12 @@ class SourceView:
                 self._models[message.model].slot.degraded["state_dir"] = f"no copy is kept: {message.error}"
 
     def _observed(self, message: Observed) -> None:
-        self.seen = True
         self.watching = message.watching
         for kept in message.kept:
             self.kept.setdefault(kept.pointer.model, kept)
+        if not self.seen:
+            self._holds = self._holds_told = message.holds
+            self.seen = True
         pointers = {pointer.model: pointer for pointer in message.pointers}
         if message.error is not None:
             if message.error != self.error:
@@ -167,7 +173,7 @@ class SourceView:
     def on_lost(self) -> None:
         """What was asked of a watcher that died gets its answer now; the next one looks at once."""
         self.watching = "restarting"
-        self._in_use = None
+        self._in_use = self._holds_told = None
         writes, self._writes = self._writes, {}
         for _, done in writes.values():
             done(_WATCHER_GONE)
@@ -178,6 +184,19 @@ class SourceView:
         used = sorted((name, v) for name, served in self._models.items() for v in served.slot.in_use)
         if used != self._in_use and self.link.send(Use(used)):
             self._in_use = used
+
+    def held(self, model: str) -> str | None:
+        """Why the model was held before this start, and is still."""
+        return self._holds.get(model)
+
+    def tell_holds(self) -> None:
+        """Have the state directory remember what is held: a restart must not be a release."""
+        if not self.seen:
+            return
+        held = {name: why for name, why in self._holds.items() if name not in self._models}
+        held |= {name: one.slot.held for name, one in self._models.items() if one.slot.held is not None}
+        if held != self._holds_told and self.link.send(Holds(held)):
+            self._holds_told = held
 
     def check(self) -> None:
         """Ask it now and then; one that doesn't answer in time is killed, and another takes its place."""

@@ -141,7 +141,7 @@ class Act(StrEnum):
 def target(view: View) -> Pointer | None:
     """What should serve: what the source wants, or at a start without it the version kept from before."""
     desired, kept = view.desired, view.kept
-    unusable = desired is None or desired.digest in view.rejected or view.aborted or view.starved
+    unusable = desired is None or desired.digest in view.rejected or view.aborted or view.starved or view.held
     if view.serving is None and unusable and kept is not None and kept.digest not in view.rejected:
         return kept
     return desired

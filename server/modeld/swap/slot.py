@@ -195,6 +195,13 @@ class Slot:
         return waits and not self._write_back.under_way and not 0 < self._aborts.failures < _TOLD_AFTER
 
     @property
+    def waiting(self) -> str | None:
+        """The version that is to be served, while another one serves."""
+        if self.desired is None or self.serving is None or self.desired.digest == self.serving.digest:
+            return None
+        return self.desired.version
+
+    @property
     def in_use(self) -> set[str]:
         """The versions that serve, are warm or on trial: a worker may have to read their files."""
         found = {binding.served.pointer.version for binding in self._bindings()}

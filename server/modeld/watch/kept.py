@@ -3,6 +3,7 @@
     <state_dir>/good/<model>/<hex of the digest>/   the sealed files
     <state_dir>/good/<model>/<hex of the digest>.sig its signature, where it has one
     <state_dir>/good/<model>.json                   which one, its generation, and what was rejected
+    <state_dir>/holds.json                          the models that are held, and why
 
 With it a restart serves without the registry, generations go on where they were, and a rejected version isn't tried
 anew. The record names a copy only after the copy is on the disk.
@@ -35,6 +36,7 @@ class KeptVersions:
 
     def __init__(self, state_dir: str) -> None:
         self._good = Path(state_dir) / "good"
+        self._holds = Path(state_dir) / "holds.json"
 
     def load(self) -> list[Kept]:
         """What is kept; a record that can't be read is as if it weren't there."""
@@ -54,6 +56,20 @@ class KeptVersions:
                 pointer = dataclasses.replace(kept.pointer, directory=str(directory))
                 found.append(Kept(pointer, kept.generation, kept.rejected))
         return found
+
+    def holds(self) -> dict[str, str]:
+        """What was held; a file that can't be read is as if it weren't there."""
+        try:
+            return msgspec.json.decode(
+                DISK.read(self._holds, max_bytes=_MAX_RECORD_BYTES), type=dict[str, str]
+            )
+        except (OSError, RegistryError, msgspec.DecodeError):
+            return {}
+
+    def hold(self, held: dict[str, str]) -> None:
+        """Remember what is held. Raises OSError."""
+        DISK.make_dirs(self._holds.parent)
+        DISK.write_replace(self._holds, msgspec.json.encode(held))
 
     def keep(self, request: Keep) -> None:
         """Copy the version if it isn't there, then name it.

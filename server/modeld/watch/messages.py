@@ -85,6 +85,12 @@ class LeaseFailed(msgspec.Struct, tag=True):
     error: str
 
 
+class Holds(msgspec.Struct, tag=True):
+    """Remember which models are held, and why; all that are."""
+
+    held: dict[str, str]
+
+
 class KeepFailed(msgspec.Struct, tag=True):
     """No copy could be made."""
 
@@ -103,8 +109,9 @@ class Observed(msgspec.Struct, tag=True):
     broken: dict[str, str] = {}
     #: By model: digests marked failed, archived or deleted.
     unfit: dict[str, list[str]] = {}
-    #: What the state directory holds; in a watcher's first word only.
+    #: What the state directory remembers; in a watcher's first word only.
     kept: list[Kept] = []
+    holds: dict[str, str] = {}
 
 
 class Written(msgspec.Struct, tag=True):
@@ -118,7 +125,7 @@ class Written(msgspec.Struct, tag=True):
     to_version: str | None = None
 
 
-ToWatcher = Begin | Look | Write | Keep | Use
+ToWatcher = Begin | Look | Write | Keep | Use | Holds
 FromWatcher = Observed | Written | KeepFailed | LeaseFailed
 decode_to_watcher = msgspec.json.Decoder(ToWatcher).decode
 decode_from_watcher = msgspec.json.Decoder(FromWatcher).decode

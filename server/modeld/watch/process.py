@@ -12,7 +12,18 @@ import time
 from modeld.watch import messages
 from modeld.watch.events import Events
 from modeld.watch.kept import KeptVersions
-from modeld.watch.messages import Begin, Keep, KeepFailed, LeaseFailed, Look, Observed, Use, Write, Written
+from modeld.watch.messages import (
+    Begin,
+    Holds,
+    Keep,
+    KeepFailed,
+    LeaseFailed,
+    Look,
+    Observed,
+    Use,
+    Write,
+    Written,
+)
 from modeld.watch.path import PathSource
 from modeld.watch.source import PointerSource, RegistrySource
 from modeld.work import prctl
@@ -116,6 +127,12 @@ class Watcher:
         elif isinstance(message, Use):
             self._in_use = message.versions
             self._lease()
+        elif isinstance(message, Holds):
+            try:
+                self._kept.hold(message.held)
+            except OSError as e:
+                for model in message.held:
+                    self._front.sendall(messages.encode(KeepFailed(model, f"the hold: {e}")))
         elif isinstance(message, Keep):
             try:
                 self._kept.keep(message)
@@ -134,7 +151,7 @@ class Watcher:
             return
         self._last = packet
         if self._first:
-            observed.kept, self._first = self._kept.load(), False
+            observed.kept, observed.holds, self._first = self._kept.load(), self._kept.holds(), False
         observed.token = token
         self._front.sendall(messages.encode(observed))
 

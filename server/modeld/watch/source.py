@@ -136,7 +136,8 @@ class RegistrySource:
             status = os.stat(self._root / ".registry" / "registry.json")
         except FileNotFoundError:
             raise NotFoundError(
-                f"{self._root}: there is no registry; make one with: modelreg --root {self._root} init"
+                f"{self._root}: there is no registry: bring it back (a mount that is gone, modelreg restore), "
+                f"or for a new one: modelreg --root {self._root} init"
             ) from None
         identity = (status.st_dev, status.st_ino)
         if self._registry is None or identity != self._identity:
