@@ -165,22 +165,16 @@ class AdminService:
         slot = self._one_slot(request.model_name)
         if not request.reason.strip():
             raise RequestError("MALFORMED", "rollback needs a reason: it is written to the registry's log")
-        if slot.serving is None or slot.desired is None:
-            raise retryable("NOT_READY", f"{slot.model}: nothing serves, so there is nothing to roll back")
-        if request.expect_generation is not None and request.expect_generation != slot.generation:
-            raise RequestError(
-                "CONFLICT",
-                f"{slot.model} is generation {slot.generation}, not {request.expect_generation}: nothing was done",
-                generation=slot.generation,
-            )
-
-        if slot.held is not None:
-            raise RequestError(
-                "CONFLICT", f"{slot.model} is held ({slot.held}): release it first; nothing was done"
-            )
+        self._may_roll_back(slot, request)
+        assert slot.serving is not None
+        assert slot.desired is not None
 
         def here(why: str) -> None:
-            respond(self._roll_back_here(slot, request, actor, why))
+            try:
+                self._may_roll_back(slot, request)  # much may have happened while the write was under way
+                respond(self._roll_back_here(slot, request, actor, why))
+            except RequestError as e:
+                respond(e)
 
         def written(outcome: WriteOutcome) -> None:
             if outcome.code is not None:
@@ -212,7 +206,8 @@ class AdminService:
                     respond(
                         RequestError(
                             "REJECTED",
-                            f"{slot.model} {outcome.to_version} doesn't serve: {why}",
+                            f"{slot.model} {outcome.to_version} doesn't serve: {why}; the source was pointed to it "
+                            f"and {serving or 'nothing'} serves",
                             serving=serving,
                         )
                     )
@@ -229,6 +224,23 @@ class AdminService:
         self._daemon.write(
             slot.model, slot.desired.version, to, request.mark_failed, request.reason, actor, written
         )
+
+    @staticmethod
+    def _may_roll_back(slot: Slot, request: AdminRequest) -> None:
+        """Raises RequestError where there is nothing to roll back, or somebody has decided otherwise."""
+        if slot.serving is None or slot.desired is None:
+            raise retryable("NOT_READY", f"{slot.model}: nothing serves, so there is nothing to roll back")
+        if request.expect_generation is not None and request.expect_generation != slot.generation:
+            raise RequestError(
+                "CONFLICT",
+                f"{slot.model} is generation {slot.generation}, not {request.expect_generation}: nothing was done",
+                generation=slot.generation,
+            )
+
+        if slot.held is not None:
+            raise RequestError(
+                "CONFLICT", f"{slot.model} is held ({slot.held}): release it first; nothing was done"
+            )
 
     def _source_is_away(self, slot: Slot) -> str | None:
         """Why nothing can be written to this model's source now."""

@@ -113,7 +113,7 @@ class Daemon:
             listening = sockets.bind_all(
                 config, {"data": data, "admin": admin, "events": self._events}, self.guard, bound
             )
-            self.descriptors = Descriptors(data, listening)
+            self.descriptors = Descriptors(listening)
             data_socket, admin_socket = ZSocket(data), ZSocket(admin)
             self.data = DataService(
                 data_socket, self.models, config.limits, self.clock_ns, self.incident, self.guard
@@ -381,6 +381,7 @@ class Daemon:
                     self._log.error(log.WORKER_HUNG, model=name, worker=lane.channel.pid)
                     lane.channel.kill()
             slot.tick()
+        self._events.get(zmq.EVENTS)  # takes in subscriptions, which a PUB else does when it sends
         self.descriptors.tick()
         self.spawner.sweep()
         self.source.check()

@@ -168,10 +168,18 @@ class DataService:
             else:
                 self.send(envelope, [encode({"id": request_id, **self._other(request, len(body) - 1)})])
         except RequestError as e:
-            self.errors[e.code] = self.errors.get(e.code, 0) + 1
-            self.send(
-                envelope, replies.error(encode, request_id if e.request_id is None else e.request_id, e)
-            )
+            self._refuse(envelope, encode, request_id, e)
+        except Exception as e:  # noqa: BLE001 (nothing that a client sends ends the server)
+            incident = self._on_incident(e)
+            error = RequestError("INTERNAL", "this request met an error of ours", incident=incident)
+            self._refuse(envelope, encode, request_id, error)
+
+    def _refuse(
+        self, envelope: list[bytes], encode: replies.Encode, request_id: RequestId, error: RequestError
+    ) -> None:
+        self.errors[error.code] = self.errors.get(error.code, 0) + 1
+        known = request_id if error.request_id is None else error.request_id
+        self.send(envelope, replies.error(encode, known, error))
 
     def send(self, envelope: list[bytes], frames: list[bytes]) -> None:
         """Send a reply; a peer that is gone or doesn't read loses it, and that is counted."""

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 import zmq
 
 from modeld import log
+from modeld.front.sockets import Listening
 
 #: Descriptors held back, and how many more have to be free before connections are accepted again.
 RESERVE, MARGIN = 32, 32
@@ -24,11 +25,10 @@ RESERVE, MARGIN = 32, 32
 class Descriptors:
     """The placeholders of one process, and the endpoints that give way. Owned by the loop."""
 
-    def __init__(self, sock: zmq.Socket[bytes], endpoints: Sequence[str]) -> None:
-        """`endpoints` are the bound ones of `sock`, as ZeroMQ names them (LAST_ENDPOINT)."""
-        self._sock = sock
-        self._endpoints = [endpoint for endpoint in endpoints if endpoint.startswith("tcp://")]
-        self._unbound: list[str] = []
+    def __init__(self, listening: Sequence[Listening]) -> None:
+        """`listening` has what is bound to TCP, of every socket: whoever floods one would starve the others."""
+        self._listening = list(listening)
+        self._unbound: list[Listening] = []
         self._held = _take(RESERVE)
 
     @property
@@ -40,11 +40,11 @@ class Descriptors:
         """Look whether there is room, and act."""
         if self._unbound:
             self._try_to_bind()
-        elif self._endpoints and not _take(1, keep=False):
-            log.get().error(log.NO_DESCRIPTORS, unbound=self._endpoints)
-            for endpoint in self._endpoints:
-                self._sock.unbind(endpoint)
-            self._unbound = list(self._endpoints)
+        elif self._listening and not _take(1, keep=False):
+            log.get().error(log.NO_DESCRIPTORS, unbound=[endpoint for _, endpoint in self._listening])
+            for sock, endpoint in self._listening:
+                sock.unbind(endpoint)
+            self._unbound = list(self._listening)
             self.close()
 
     def close(self) -> None:
@@ -59,15 +59,15 @@ class Descriptors:
         self._held, spare = taken[:RESERVE], taken[RESERVE:]
         for fd in spare:
             os.close(fd)
-        for endpoint in list(self._unbound):
+        for sock, endpoint in list(self._unbound):
             try:
-                self._sock.bind(endpoint)
+                sock.bind(endpoint)
             except zmq.ZMQError:
                 # The old listener isn't closed yet, or somebody has taken the port: the next tick tries again.
                 self.close()
                 return
-            self._unbound.remove(endpoint)
-        log.get().info(log.DESCRIPTORS_BACK, bound=self._endpoints)
+            self._unbound.remove((sock, endpoint))
+        log.get().info(log.DESCRIPTORS_BACK, bound=[endpoint for _, endpoint in self._listening])
 
 
 def _take(count: int, *, keep: bool = True) -> list[int]:

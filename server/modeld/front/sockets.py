@@ -29,6 +29,8 @@ HEARTBEAT_MS, HEARTBEAT_TIMEOUT_MS = 5000, 15000
 #: Replies still on their way at shutdown get this long. Milliseconds.
 LINGER_MS = 500
 _UNIX_PATH_BYTES = 107
+#: A socket and one of the endpoints that it is bound to.
+Listening = tuple[zmq.Socket[bytes], str]
 
 
 def router(context: zmq.Context[Any], max_message_bytes: int) -> zmq.Socket[bytes]:
@@ -41,7 +43,9 @@ def router(context: zmq.Context[Any], max_message_bytes: int) -> zmq.Socket[byte
     sock.set(zmq.ROUTER_MANDATORY, 1)
     sock.set(zmq.SNDTIMEO, 0)
     sock.set(zmq.SNDHWM, HIGH_WATER_MARK)
-    sock.set(zmq.RCVHWM, HIGH_WATER_MARK)
+    # No mark here: libzmq 4.3.5 aborts where a peer goes whose input had stopped at it and something is due to be
+    # sent to it, a heartbeat say ("Assertion failed: !_io_error"). What waits is bounded by the unit's memory.
+    sock.set(zmq.RCVHWM, 0)
     sock.set(zmq.MAXMSGSIZE, 2 * max_message_bytes)
     sock.set(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
     sock.set(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
@@ -54,6 +58,7 @@ def publisher(context: zmq.Context[Any]) -> zmq.Socket[bytes]:
     """A PUB for events: slow subscribers lose events, nobody waits for them."""
     sock: zmq.Socket[bytes] = context.socket(zmq.PUB)
     sock.set(zmq.SNDHWM, HIGH_WATER_MARK)
+    sock.set(zmq.RCVHWM, 0)  # as above: a thousand subscriptions at once would do it
     sock.set(zmq.MAXMSGSIZE, 1024)
     sock.set(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
     sock.set(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
@@ -67,13 +72,13 @@ def bind_all(
     socks: dict[Literal["data", "admin", "events"], zmq.Socket[bytes]],
     guard: Guard,
     bound: list[tuple[str, int, int]],
-) -> list[str]:
+) -> list[Listening]:
     """Bind every configured endpoint; ipc files are appended to `bound` as they are made. Raises as `bind`.
 
     Returns:
-        The data socket's endpoints that aren't ipc, as ZeroMQ names them.
+        What isn't ipc, each socket with an endpoint as ZeroMQ names it.
     """
-    listening: list[str] = []
+    listening: list[Listening] = []
     groups = {
         "data": config.security.group,
         "events": config.security.group,
@@ -92,8 +97,8 @@ def bind_all(
             made = bind(sock, endpoint, runtime_dir=config.runtime_dir, gid=group_id(groups[name]))
             if made is not None:
                 bound.append(made)
-            elif name == "data":
-                listening.append(str(sock.get_string(zmq.LAST_ENDPOINT)).rstrip("\0"))
+            else:
+                listening.append((sock, str(sock.get_string(zmq.LAST_ENDPOINT)).rstrip("\0")))
     return listening
 
 

@@ -70,9 +70,15 @@ class WriteBack:
                 self._ports.log(
                     log.ROLLED_BACK, model=self._model, **told, reason=rejection.told, actor=actor
                 )
-                self._ports.event(
-                    "rollback", self._model, **told, digest=binding.digest, reason=rejection.told, actor=actor
-                )
+                if not rejection.actor:  # an operator's rollback was told of when it was done
+                    self._ports.event(
+                        "rollback",
+                        self._model,
+                        **told,
+                        digest=binding.digest,
+                        reason=rejection.told,
+                        actor=actor,
+                    )
             elif wanted is None or wanted.digest != rejection.digest:
                 # The pointer has moved on: what was to be written is nobody's wish any more.
                 self.reset()

@@ -277,6 +277,11 @@ def _values(tensor: Tensor, frames: Any, count: int, contract: Contract, decoder
         return values
     frame = next(frames)
     said = (tensor.parameters or {}).get("binary_data_size")
+    if type(said) is not int:
+        raise RequestError(
+            "MALFORMED",
+            f"input {tensor.name!r}: neither data nor parameters.binary_data_size, a whole number, came",
+        )
     if said != len(frame) or len(frame) != count * dtype.itemsize:
         raise RequestError(
             "MALFORMED",

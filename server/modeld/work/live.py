@@ -62,18 +62,21 @@ def objection(live: ipc.Live, differences: list[ipc.LiveDifference]) -> str | No
                 f"trial.max_mean_abs_diff is {live.max_mean_abs_diff:g}"
             )
         least, correlation = live.min_rank_correlation, one.rank_correlation
-        if least is not None and (correlation is None or correlation < least):
-            says = "is none, as one side is constant" if correlation is None else f"is {correlation:.4f}"
-            return f"{what}: the rank correlation {says}, trial.min_rank_correlation is {least:g}"
+        if least is not None and correlation is not None and correlation < least:
+            return (
+                f"{what}: the rank correlation is {correlation:.4f}, trial.min_rank_correlation is {least:g}"
+            )
     return None
 
 
 def rank_correlation(a: Matrix, b: Matrix) -> float | None:
-    """Spearman's, of [n] and [n]: Pearson's of the ranks, ties at their mean rank. None where a side is constant."""
+    """Spearman's, of [n] and [n]: Pearson's of the ranks, ties at their mean rank. None where `a` is constant."""
     left, right = _ranks(a), _ranks(b)
     left, right = left - left.mean(), right - right.mean()
+    if not left.any():
+        return None
     norm = float(np.sqrt((left @ left) * (right @ right)))
-    return float(left @ right) / norm if norm else None
+    return float(left @ right) / norm if norm else 0.0
 
 
 def _ranks(values: Matrix) -> Matrix:
