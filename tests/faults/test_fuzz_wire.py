@@ -505,3 +505,29 @@ def test_a_client_that_never_reads(target: Daemon, honest: Stream, campaign: int
         served = len(honest.replies)
         wait_until(lambda: len(honest.replies) > served + 100)
     assert not honest.errors
+
+
+@pytest.mark.usefixtures("honest")
+def test_a_header_as_deep_as_the_decoder_takes_gets_an_error(attacker):
+    """Where the decoder's limit of nesting is just not reached, whatever handles the value must bear it too."""
+    for depth in range(930, 1001, 5):
+        deep = b"[" * depth + b"]" * depth
+        tensor = b'{"name":"x","shape":[1,4],"datatype":"FP64","parameters":{"binary_data_size":%b}}' % deep
+        attacker.send_multipart([b"", b'{"id":1,"inputs":[%b]}' % tensor, bytes(32)])
+        assert json.loads(attacker.recv_multipart()[-1])["code"] == "MALFORMED"
+
+
+def test_a_peer_that_leaves_amid_thousands_of_messages_ends_nothing(honest, target, context):
+    """Subscriptions and requests that nobody has read yet when their sender goes: libzmq must not stumble over them."""
+    with context.socket(zmq.SUB) as sub:
+        sub.linger = 0
+        sub.sndhwm = 0
+        sub.connect(target.events)
+        for number in range(3000):
+            sub.subscribe(b"%d" % number)
+        with dealer(context, target.data, sndhwm=0) as sender:
+            for number in range(5000):
+                sender.send_multipart([b"", b'{"op":"live","id":%d}' % number])
+            assert sender.poll(10_000)
+    served = len(honest.replies)
+    wait_until(lambda: len(honest.replies) > served + 200 or honest.errors)
