@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+DEMO   := $(VENV)/.installed-demo
+COMMA  := ,
 PREFIX ?= /opt/modeld
 VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 
@@ -12,13 +14,23 @@ VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 help:  ## show this list
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-$(STAMP): pyproject.toml constraints.txt hatch_build.py server/modeld/forest/kernel.c
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "modeld needs python3 >= 3.11; name one with: make PYTHON=python3.12" >&2; exit 1; }
-	@[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV) || { echo "could not make $(VENV): on Debian or Ubuntu, apt-get install python3-venv" >&2; exit 1; }
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,plots]'
-	@touch $@
+SOURCES := pyproject.toml constraints.txt hatch_build.py server/modeld/forest/kernel.c
 
-demo: $(STAMP)  ## train, register, serve, swap, break and roll back on real prices; prints what happened
+define install
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "modeld needs python3 >= 3.11; name one with: make PYTHON=python3.12" >&2; exit 1; }
+	@echo "setting up $(VENV) with $(1): a minute or more"
+	@[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV) || { echo "could not make $(VENV): on Debian or Ubuntu, apt-get install python3-venv" >&2; exit 1; }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '$(1)'
+	@touch $@
+endef
+
+$(STAMP): $(SOURCES)
+	$(call install,.[dev$(COMMA)plots])
+
+$(DEMO): $(SOURCES)
+	$(call install,.[plots])
+
+demo: $(DEMO)  ## train, register, serve, swap, break and roll back on real prices; prints what happened
 	$(BIN)/modeld demo
 
 test: $(STAMP)  ## the tests that need neither root nor a system package

@@ -21,7 +21,7 @@ from typing import IO
 #: Bytes that a unix socket's path may have: `sun_path` holds 108 with the closing zero.
 SOCKET_PATH_BYTES = 107
 #: Seconds that a command (train, promote, …) may take.
-COMMAND_TIMEOUT_S = 120.0
+COMMAND_TIMEOUT_S = 600.0
 #: Seconds from a polite signal to SIGKILL.
 GRACE_S = 10.0
 #: Seconds between two looks at something that is awaited.
