@@ -14,10 +14,14 @@ from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from modeld.http.gateway import Gateway
+from modeld.http.page.comparison import compare
 from modeld.http.page.frame import Visit
+from modeld.http.page.history import history
 from modeld.http.page.live import live
+from modeld.http.page.registry import model, models
 from modeld.http.page.sampler import Sampler
 from modeld.http.page.session import ROOT, Visitor, add_login
+from modeld.http.page.version import version
 from modeld.http.problems import ApiError
 from modeld.http.tokens import READ
 
@@ -31,7 +35,7 @@ _POLICY = (
 #: A view may take so long to come together. Seconds.
 _BUILD_S = 30.0
 
-View = Callable[..., Awaitable[None]]
+View = Callable[[Visit, Request], Awaitable[None]]
 
 
 def mount(app: FastAPI, gateway: Gateway) -> None:
@@ -64,14 +68,25 @@ def mount(app: FastAPI, gateway: Gateway) -> None:
             except ApiError:
                 return RedirectResponse(f"{ROOT}/login", 303)
             assert sampler is not None
-            await view(Visit(gateway, sampler, visitor), **request.path_params)
+            await view(Visit(gateway, sampler, visitor), request)
             return None
 
         ui.page(path, response_timeout=_BUILD_S)(build)
 
     app.add_route("/", home, include_in_schema=False)
     add_login(app, gateway)
-    show("/", live)
+    show("/", lambda visit, _: live(visit))
+    show("/registry", lambda visit, _: models(visit))
+    show("/registry/{name}", lambda visit, asked: model(visit, asked.path_params["name"]))
+    show(
+        "/registry/{name}/compare",
+        lambda visit, asked: compare(visit, asked.path_params["name"], asked.query_params.getlist("version")),
+    )
+    show(
+        "/registry/{name}/{version}",
+        lambda visit, asked: version(visit, asked.path_params["name"], asked.path_params["version"]),
+    )
+    show("/history", lambda visit, _: history(visit))
     pages.add_middleware(_Policy)
     ui.run_with(
         app,
