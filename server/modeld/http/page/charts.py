@@ -115,12 +115,12 @@ def scatter(groups: Mapping[str, Sequence[tuple[float, float]]]) -> Options:
         }
         for group, data in groups.items()
     ]
-    title = {"nameLocation": "middle", "nameTextStyle": {"color": _QUIET}, "scale": True}
+    title = {"nameLocation": "middle", "nameTextStyle": {"color": _QUIET, "align": "center"}, "scale": True}
     across = _value_axis(**title, name="truth", nameGap=26)
-    up = _value_axis(**title, name="prediction", nameGap=44)
+    up = _value_axis(**title, name="prediction", nameGap=30)
     chart = _base(xAxis=across, yAxis=up, series=series)
     chart["tooltip"] = {"trigger": "item", "confine": True, "renderMode": "richText"}
-    chart["grid"] |= {"left": 24, "bottom": 26}
+    chart["grid"] |= {"left": 34, "bottom": 28}
     return chart
 
 
@@ -153,7 +153,7 @@ def lineage(found: Lineage) -> Options:
         "label": {"show": True, "position": "bottom", "color": _QUIET},
         "edgeSymbol": ["none", "arrow"],
         "lineStyle": {"color": _QUIET, "width": 1.5},
-        "roam": True,
+        "preserveAspect": "contain",
         "left": 70, "right": 70, "top": 30, "bottom": 50,
     }  # fmt: skip
     return {"animation": False, "color": COLOURS, "series": [graph]}

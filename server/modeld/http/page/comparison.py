@@ -67,7 +67,7 @@ def metric_table(metrics: Sequence[MetricComparison], refs: Sequence[str]) -> No
 def differences(found: Sequence[FieldDifference]) -> None:
     table(
         [("Field", ""), ("Before", ""), ("After", "")],
-        [(each.field, _short(each.left), _short(each.right)) for each in found],
+        [(each.field, _short(each, each.left), _short(each, each.right)) for each in found],
         "The facts and the files are the same.",
     )
 
@@ -122,7 +122,8 @@ def _signed(value: float | None) -> str:
     return "–" if value is None else f"{value:+.4g}"
 
 
-def _short(value: object) -> str:
+def _short(field: FieldDifference, value: object) -> str:
     """A hash or a long list isn't read, only compared."""
     told = "–" if value is None else str(value)
-    return told if len(told) <= 120 else f"{told[:117]}…"
+    most = 12 if field.field.startswith("files.") else 120
+    return told if len(told) <= most else f"{told[:most]}…"

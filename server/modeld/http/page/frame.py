@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import ParamSpec, TypeVar
 from urllib.parse import quote
@@ -11,13 +11,14 @@ from nicegui import ui
 from nicegui.elements.mixins.text_element import TextElement
 from starlette.concurrency import run_in_threadpool
 
+from modeld import log
 from modeld.client.errors import ModeldError
 from modeld.http.gateway import Gateway
 from modeld.http.page.sampler import Sampler
 from modeld.http.page.session import ROOT, Visitor
 from modeld.http.page.style import STYLE, THEME_COOKIE
 from modeld.http.problems import ApiError, problem_of
-from modeld.http.tokens import OPERATE, READ
+from modeld.http.tokens import OPERATE, READ, Caller
 from modelreg.errors import RegistryError
 
 _P = ParamSpec("_P")
@@ -55,6 +56,18 @@ class Visit:
             return await run_in_threadpool(call, *args, **kwargs)
         except REFUSALS as error:
             raise Refused(problem_of(error).detail) from error
+
+    async def act(
+        self, scope: str, op: str, model: str, reason: str, call: Callable[[Caller], Awaitable[_T]]
+    ) -> _T:
+        """Do what changes something, in the visitor's name; the gateway's log has who, what and why. Raises Refused."""
+        try:
+            caller = self.visitor.check(scope)
+            done = await call(caller)
+        except REFUSALS as error:
+            raise Refused(problem_of(error).detail) from error
+        log.get().info(log.OPERATION, op=op, actor=caller.subject, model=model, reason=reason)
+        return done
 
     @contextmanager
     def frame(self, title: str, view: str) -> Iterator[None]:

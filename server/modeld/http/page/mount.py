@@ -18,6 +18,7 @@ from modeld.http.page.comparison import compare
 from modeld.http.page.frame import Visit
 from modeld.http.page.history import history
 from modeld.http.page.live import live
+from modeld.http.page.operate import operate
 from modeld.http.page.registry import model, models
 from modeld.http.page.sampler import Sampler
 from modeld.http.page.session import ROOT, Visitor, add_login
@@ -86,6 +87,7 @@ def mount(app: FastAPI, gateway: Gateway) -> None:
         "/registry/{name}/{version}",
         lambda visit, asked: version(visit, asked.path_params["name"], asked.path_params["version"]),
     )
+    show("/operate", lambda visit, asked: operate(visit, asked.query_params.get("model")))
     show("/history", lambda visit, _: history(visit))
     pages.add_middleware(_Policy)
     ui.run_with(

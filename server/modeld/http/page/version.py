@@ -60,7 +60,7 @@ async def version(visit: Visit, name: str, version: str) -> None:
                 )
             with panel("Gates of production"):
                 gate_table(await visit.read(registry.gates, ref))
-            with panel("Lineage"):
+            with panel("Lineage", "wide"):
                 _lineage(await visit.read(registry.lineage, ref))
             with panel("Feature importance"):
                 await _importance(visit, ref)
@@ -81,7 +81,8 @@ def _facts(row: Mapping[str, Any], metadata: Mapping[str, Any]) -> None:
                 "Data": " to ".join(str(span[end]) for end in ("start", "end") if span.get(end)),
                 "Trained": metadata.get("trained_at"), "Parent": metadata.get("parent"),
                 "Tags": ", ".join(row["tags"]), "Approved by": ", ".join(row["approvals"]),
-                "Size": f"{(metadata.get('size_bytes') or 0) / 1024:,.0f} KiB", "Digest": row["digest"][:16],
+                "Size": f"{(metadata.get('size_bytes') or 0) / 1024:,.0f} KiB",
+                "Digest": row["digest"].removeprefix("sha256:")[:12],
             }
         )  # fmt: skip
 
