@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
@@ -23,8 +24,8 @@ Done = Callable[[str], Awaitable[None]]
 class Dialog(ABC):
     """One action on one model. For one view; drawn anew whenever it opens.
 
-    A subclass has `fields` to choose from, `preview`, which draws the change, and `act`, which does it. `ready` False:
-    it can't be done as it is.
+    A subclass has `fields` to choose from, `preview`, which draws the change, and `act`, which does it. Nothing can be
+    done while the change isn't on the screen.
     """
 
     title: str
@@ -35,7 +36,8 @@ class Dialog(ABC):
     def __init__(self, visit: Visit, name: str, done: Done) -> None:
         self.visit = visit
         self.name = name
-        self.ready = True
+        self._ready = False
+        self._drawing = asyncio.Lock()
         self._done = done
 
     async def open(self, _event: Any = None) -> None:
@@ -47,7 +49,7 @@ class Dialog(ABC):
             self._change = element("div", **{"aria-live": "polite"})
             self._reason = ui.input("Reason (goes into the log)", on_change=self._allow).props("autofocus")
             self._refusal = element("div", "notices", **{"aria-live": "assertive"})
-            with element("div", "row"):
+            with element("div", "line"):
                 self._go = text("button", self.verb, "plainbtn go", type="button").on("click", self._do)
                 text("button", "Cancel", "plainbtn", type="button").on("click", self._dialog.close)
         self._allow()
@@ -59,8 +61,8 @@ class Dialog(ABC):
         """Draw what has to be chosen, or what the action is."""
 
     @abstractmethod
-    async def preview(self) -> None:
-        """Draw what would change; may set `ready`. Raises Refused, or what the registry raises."""
+    async def preview(self) -> bool:
+        """Draw what would change; whether that is anything. Raises Refused, or what the registry raises."""
 
     @abstractmethod
     async def act(self, caller: Caller, reason: str) -> str:
@@ -71,19 +73,20 @@ class Dialog(ABC):
 
     async def again(self, _event: Any = None) -> None:
         """Draw the change anew, after a choice."""
-        self._change.clear()
-        self._refusal.clear()
-        self.ready = True
-        with self._change:
-            try:
-                await self.preview()
-            except (Refused, RegistryError, ApiError) as error:
-                self.ready = False
-                notice(str(error) if isinstance(error, Refused) else problem_of(error).detail)
+        self._ready = False
+        self._allow()
+        async with self._drawing:
+            self._change.clear()
+            self._refusal.clear()
+            with self._change:
+                try:
+                    self._ready = await self.preview()
+                except (Refused, RegistryError, ApiError) as error:
+                    notice(str(error) if isinstance(error, Refused) else problem_of(error).detail)
         self._allow()
 
     def _allow(self) -> None:
-        if self.ready and (self._reason.value or "").strip():
+        if self._ready and (self._reason.value or "").strip():
             self._go.props.pop("disabled", None)
         else:
             self._go.props["disabled"] = True
@@ -91,9 +94,9 @@ class Dialog(ABC):
 
     async def _do(self) -> None:
         reason = (self._reason.value or "").strip()
-        if not (self.ready and reason):
+        if not (self._ready and reason):
             return
-        self.ready = False  # once
+        self._ready = False  # once
         self._allow()
         try:
             done = await self.visit.act(
@@ -103,7 +106,7 @@ class Dialog(ABC):
             self._refusal.clear()
             with self._refusal:
                 notice(str(refused))
-            self.ready = True
+            self._ready = True
             self._allow()
             return
         self._dialog.close()

@@ -155,7 +155,7 @@ def table(columns: Sequence[tuple[str, str]], rows: Iterable[Sequence[Cell]], em
     if not shown:
         text("p", empty, "quiet")
         return
-    with element("div", "scroll"), element("table", "rows"):
+    with element("div", "wide-scroll"), element("table", "rows"):
         with element("thead"), element("tr"):
             for heading, classes in columns:
                 text("th", heading, classes, scope="col")

@@ -98,7 +98,7 @@ class _Trail:
         self._filter = Filter()
         self._shown = _PAGE
         with panel("Audit trail"):
-            with element("div", "row fields"):
+            with element("div", "line fields"):
                 self._select("Model", "model", {name: name for name in models})
                 self._select("What", "kind", _KINDS)
                 self._select("Who", "actor", {actor: actor for actor in sorted({e.actor for e in entries})})
@@ -172,7 +172,7 @@ class _Moment:
     def __init__(self, visit: Visit) -> None:
         self._visit = visit
         with panel("What ran at this time?"):
-            with element("div", "row fields"):
+            with element("div", "line fields"):
                 now = dt.datetime.now(dt.UTC).strftime("%Y-%m-%dT%H:%M")
                 self._at = ui.input("Moment (UTC)", value=now).on("keydown.enter", self.ask)
                 text("button", "Look", "plainbtn", type="button").on("click", self.ask)

@@ -41,9 +41,9 @@ class _Model:
         self.name = name
         self._values: dict[str, Any] = {}
         with element("section", "panel wide"):
-            with element("div", "row"):
+            with element("div", "line"):
                 text("h2", name)
-                self._tags = element("div", "row")
+                self._tags = element("div", "line")
             self._said: list[tuple[str, str]] | None = None
             with element("dl", "facts"):
                 for fact in _FACTS:

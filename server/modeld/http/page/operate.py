@@ -103,7 +103,7 @@ class _Model:
 
     def _actions(self, state: ModelState, served: Mapping[str, Any] | None) -> None:
         visit, registry, name = self._visit, self._registry, self._name
-        with panel("Actions", "wide"), element("div", "row"):
+        with panel("Actions", "wide"), element("div", "line"):
             if state.broken is None:
                 self._button("Promote…", Promotion(visit, registry, name, self.draw))
                 if any(each.version is not None for each in state.channels.values()):
@@ -135,12 +135,13 @@ class _Hold(Dialog):
             "p", f"{self._served['version'] or 'Nothing'} goes on serving; promotions wait until the release."
         )
 
-    async def preview(self) -> None:
+    async def preview(self) -> bool:
         table(
             [("", ""), ("Before", ""), ("After", "")],
             [("Swaps", self._served["held"] or "not held", "held")],
             "",
         )
+        return True
 
     async def act(self, caller: Caller, reason: str) -> str:
         admin = self.visit.gateway.admin
@@ -157,8 +158,9 @@ class _Release(_Hold):
     async def fields(self) -> None:
         text("p", "What the registry names by now is tried at once.")
 
-    async def preview(self) -> None:
+    async def preview(self) -> bool:
         table([("", ""), ("Before", ""), ("After", "")], [("Swaps", self._served["held"], "not held")], "")
+        return True
 
     async def act(self, caller: Caller, reason: str) -> str:
         await super().act(caller, reason)
@@ -185,7 +187,7 @@ class _Validate(Dialog):
             living, label="Version", value=living[0] if living else None, on_change=self.again
         )
 
-    async def preview(self) -> None:
+    async def preview(self) -> bool:
         status = self._state.versions[self._version.value].status
         after = "validated, if it passes" if status == "registered" else status
         text(
@@ -193,6 +195,7 @@ class _Validate(Dialog):
             "Its bytes are checked, it is loaded in a process of its own, and its golden rows are replayed.",
         )
         table([("", ""), ("Before", ""), ("After", "")], [("Status", status, after)], "")
+        return True
 
     async def act(self, caller: Caller, _reason: str) -> str:
         ref = f"{self.name}:{self._version.value}"

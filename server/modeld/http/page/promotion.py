@@ -26,8 +26,8 @@ class _Move(Dialog):
         self.registry = registry
         self.seq = 0
 
-    async def change(self, commit: Commit) -> None:
-        """Draw a move: the channel, the metrics side by side, and what differs."""
+    async def change(self, commit: Commit) -> bool:
+        """Draw a move: the channel, the metrics side by side, and what differs. Whether anything moves."""
         table(
             [("Channel", ""), ("Before", ""), ("After", ""), ("Record", "num")],
             [(commit.channel, commit.from_version or "none", commit.to_version or "none", commit.seq)],
@@ -35,14 +35,15 @@ class _Move(Dialog):
         )
         if not commit.changed or commit.from_version == commit.to_version:
             notice(f"{commit.channel} holds {commit.to_version} already: nothing would change.", "")
-            self.ready = False
-        elif commit.from_version and commit.to_version:
+            return False
+        if commit.from_version and commit.to_version:
             refs = [f"{self.name}:{commit.from_version}", f"{self.name}:{commit.to_version}"]
             metric_table(await self.visit.read(self.registry.compare, refs), refs)
             found = await self.visit.read(self.registry.diff, *refs)
             facts = [each for each in found if not each.field.startswith("metrics.")]
             with ui.expansion(f"{len(facts)} further differences").props("dense"):
                 differences(facts)
+        return True
 
 
 class Promotion(_Move):
@@ -61,17 +62,16 @@ class Promotion(_Move):
         self._override = ui.checkbox("Override gates that aren't passed", on_change=self.again).props("dense")
         self._schema = ui.checkbox("Other features than before are meant").props("dense")
 
-    async def preview(self) -> None:
+    async def preview(self) -> bool:
         if self._version.value is None:
             text("p", "No version can be promoted: all have failed, or are archived or deleted.")
-            self.ready = False
-            return
+            return False
         ref, to = f"{self.name}:{self._version.value}", self._channel.value
         self.seq = (await self.visit.read(self.registry.state, self.name)).seq
         if gates := await self.visit.read(lambda: self.registry.gates(ref, to=to)):
             gate_table(gates)
         override = self._override.value
-        await self.change(
+        return await self.change(
             await self.visit.read(
                 lambda: self.registry.promote(
                     ref, to=to, reason=_TRIAL, override_gates=override, dry_run=True
@@ -108,10 +108,10 @@ class RollBack(_Move):
             "Mark the version that is left as failed: it can't be promoted again"
         ).props("dense")
 
-    async def preview(self) -> None:
+    async def preview(self) -> bool:
         channel = self._channel.value
         self.seq = (await self.visit.read(self.registry.state, self.name)).seq
-        await self.change(
+        return await self.change(
             await self.visit.read(
                 lambda: self.registry.rollback(self.name, channel=channel, reason=_TRIAL, dry_run=True)
             )

@@ -87,6 +87,8 @@ class Sampler:
             return
         now = time.time()
         self.seen = Seen(None, status, history["history"], now)
+        if self._before is not None and now - self._before[0] < _WATCHED_S / 2:
+            return  # too short for a rate
         before, self._before = self._before, (now, status["pid"], stats["models"])
         if before is None or before[1] != status["pid"]:
             return  # counters of another process

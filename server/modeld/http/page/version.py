@@ -38,7 +38,7 @@ async def version(visit: Visit, name: str, version: str) -> None:
         _, found = await visit.read(registry.resolve, ref)
         ref = f"{name}:{found.version}"
         row = await visit.read(lambda: describe(registry, registry.state(name), found.version))
-        with element("div", "row"):
+        with element("div", "line"):
             text("h1", f"{name} {found.version}")
             tag(row["status"], {"validated": "good", "failed": "bad"}.get(row["status"], "plain"))()
             for channel in row["channels"]:
@@ -114,7 +114,7 @@ def _lineage(found: Lineage) -> None:
 
     graph = ui.echart(charts.lineage(found), on_point_click=follow).classes("chart")
     graph.props["aria-label"] = "Lineage; the links below lead to the same versions"
-    with element("div", "row"):
+    with element("div", "line"):
         for each in relatives:
             link(each.ref, "registry", *each.ref.split(":", 1))()
 
