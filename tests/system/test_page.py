@@ -56,18 +56,25 @@ def furnished(tmp_path_factory: pytest.TempPathFactory, template: Path, trained:
 
 
 @pytest.fixture(scope="module")
-def start(furnished: Path) -> Iterator[Callable[..., Gateway]]:
-    """Starts a gateway with the page before a daemon."""
+def gateway(furnished: Path) -> Iterator[Gateway]:
+    """A gateway with the page before a daemon."""
     directories: list[Path] = []
     made: list[Gateway] = []
-    make = _maker(directories, made, furnished)
-    yield lambda **options: make("http.page=true", **options)
-    _take_down(directories, made)
+    try:
+        yield _maker(directories, made, furnished)("http.page=true")
+    finally:
+        _take_down(directories, made)
 
 
-@pytest.fixture(scope="module")
-def gateway(start: Callable[..., Gateway]) -> Gateway:
-    return start()
+@pytest.fixture
+def open_to_all(furnished: Path) -> Iterator[Gateway]:
+    """A gateway without a key for tokens; its daemon isn't started."""
+    directories: list[Path] = []
+    made: list[Gateway] = []
+    try:
+        yield _maker(directories, made, furnished)("http.page=true", key=False, start=False)
+    finally:
+        _take_down(directories, made)
 
 
 @pytest.fixture(scope="module")
@@ -149,10 +156,8 @@ def test_a_token_opens_the_page(browser: Browser, gateway: Gateway) -> None:
     context.close()
 
 
-def test_live_shows_what_serves_and_says_when_nothing_answers(
-    open_page: Open, gateway: Gateway, rows: np.ndarray
-) -> None:
-    """Version, rates and events come from the daemon; its end is said plainly, and its return is noticed."""
+def test_live_shows_what_serves(open_page: Open, gateway: Gateway, rows: np.ndarray) -> None:
+    """Version, rates and events come from the daemon."""
     page = open_page()
     panel = page.locator("section", has=page.get_by_role("heading", name="alpha", exact=True))
     expect(panel).to_contain_text("1.0.0")
@@ -167,11 +172,6 @@ def test_live_shows_what_serves_and_says_when_nothing_answers(
     expect(page.locator("table.rows").last).to_contain_text("first")
     expect(panel.locator("canvas")).to_have_count(2)
     shoot(page, "live")
-    gateway.daemon.close()
-    expect(page.get_by_role("alert")).to_contain_text("The daemon doesn't answer")
-    shoot(page, "live-no-daemon")
-    gateway.daemon.start()
-    expect(page.get_by_role("alert")).to_have_count(0)
 
 
 def test_the_registry_is_shown_as_it_is(open_page: Open) -> None:
@@ -309,18 +309,27 @@ def test_the_keyboard_is_enough(open_page: Open) -> None:
     expect(page.locator(".q-dialog")).to_have_count(0)
 
 
-def test_who_may_only_read_can_only_read(open_page: Open, start: Callable[..., Gateway]) -> None:
-    """A reader's token, and anybody where no key is configured: everything is shown, nothing can be operated."""
+def test_a_reader_can_only_read(open_page: Open) -> None:
+    """Without the scope to operate the view isn't offered, and says why where it is asked for."""
     page = open_page(READ)
     expect(page.get_by_role("heading", name="Live")).to_be_visible()
     expect(page.get_by_role("link", name="Operate")).to_have_count(0)
     page.goto("/ui/operate")
     expect(page.get_by_role("alert")).to_contain_text("lacks the scope model:operate")
-    open_to_all = start(key=False, start=False)
+
+
+def test_without_a_key_everybody_may_look_and_a_daemon_that_comes_is_noticed(
+    open_to_all: Gateway, open_page: Open
+) -> None:
+    """No login, nothing to operate; no daemon is said plainly, and what it serves is there once it is."""
     page = open_page(at=open_to_all, sign_in=False)
     page.goto("/")
     expect(page.get_by_role("alert")).to_contain_text("The daemon doesn't answer")
     expect(page.get_by_role("status")).to_contain_text("Read-only")
+    shoot(page, "live-no-daemon")
+    open_to_all.daemon.start()
+    expect(page.get_by_role("heading", name="alpha", exact=True)).to_be_visible()
+    expect(page.get_by_role("alert")).to_have_count(0)
     page.goto("/ui/operate")
     expect(page.get_by_role("alert")).to_contain_text("read-only")
     expect(page.get_by_role("button", name="Promote…")).to_have_count(0)
