@@ -78,7 +78,7 @@ class Visit:
         ui.dark_mode({"auto": None, "dark": True, "light": False}[theme])
         ui.page_title(f"{title} · modeld")
         self._bar(view)
-        with element("main", "page", id="content"):
+        with element("div", "page", id="content"):
             if not self.visitor.signed_in:
                 notice(
                     "Read-only: no key for tokens is configured (http.jwt.key_file), so nobody can sign in and change "

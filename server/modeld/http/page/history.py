@@ -173,7 +173,7 @@ class _Moment:
         self._visit = visit
         with panel("What ran at this time?"):
             with element("div", "line fields"):
-                now = dt.datetime.now(dt.UTC).strftime("%Y-%m-%dT%H:%M")
+                now = dt.datetime.now(dt.UTC).strftime("%Y-%m-%dT%H:%M:%S")
                 self._at = ui.input("Moment (UTC)", value=now).on("keydown.enter", self.ask)
                 text("button", "Look", "plainbtn", type="button").on("click", self.ask)
             self._found = element("div", **{"aria-live": "polite"})
