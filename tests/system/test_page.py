@@ -127,7 +127,7 @@ def open_page(browser: Browser, gateway: Gateway) -> Iterator[Open]:
 
 def shoot(page: Page, name: str) -> None:
     if _SHOTS:
-        page.screenshot(path=Path(_SHOTS) / f"{name}.png", full_page=True)
+        (Path(_SHOTS) / f"{name}.png").write_bytes(page.screenshot(full_page=True))
 
 
 def log_of(gateway: Gateway) -> Registry:
