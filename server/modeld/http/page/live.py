@@ -176,7 +176,7 @@ def _event_table(events: Sequence[Mapping[str, Any]]) -> None:
             )
             for each in events
         ],
-        "Nothing happened since the daemon started.",
+        "No event is known of since the daemon started.",
     )  # fmt: skip
 
 
