@@ -135,6 +135,7 @@ class HttpSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     behind_proxy: bool = False
     timeout_s: _Positive = 5
     max_upload_mb: _Count = 512
+    page: bool = False
     jwt: JwtSettings = JwtSettings()
 
 

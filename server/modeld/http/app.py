@@ -19,7 +19,7 @@ from modeld.http.guard import Guard
 from modeld.http.metrics import Metrics
 from modeld.http.oip import Oip
 from modeld.http.problems import ApiError, handle
-from modelreg.errors import RegistryError
+from modelreg.errors import ConfigError, RegistryError
 
 #: What has an answer of its own; anything else is our fault and is logged.
 _HANDLED: tuple[type[Exception], ...] = (
@@ -33,7 +33,7 @@ def create_app(config: Config) -> FastAPI:
     `app.state.gateway` is the `Gateway`: the daemon's sockets (within the lifespan), the registry, the token checks.
 
     Raises:
-        ConfigError: the key for tokens can't be used.
+        ConfigError: the key for tokens can't be used, or the page is wanted and its extra isn't installed.
     """
     gateway = Gateway(config)
     metrics = Metrics(gateway)
@@ -61,5 +61,17 @@ def create_app(config: Config) -> FastAPI:
     app.router.routes[:0] = Oip(gateway).routes()
     app.add_route("/metrics", metrics.scrape, include_in_schema=False)
     app.include_router(registry_api.router(gateway))
+    if config.http.page:
+        _mount_page(app, gateway)
     app.add_middleware(Guard, settings=config.http, count=metrics.count)
     return app
+
+
+def _mount_page(app: FastAPI, gateway: Gateway) -> None:
+    try:
+        from modeld.http.page import mount
+    except ModuleNotFoundError as error:
+        if error.name != "nicegui":
+            raise
+        raise ConfigError("http.page: true needs the extra ui: pip install 'modeld[ui]'") from None
+    mount(app, gateway)
