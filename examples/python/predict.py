@@ -22,7 +22,10 @@ TRIES = 3
 def predict(socket, request):
     """The reply, or None. The id makes it ours: a late one to an older request has another."""
     for _ in range(TRIES):
-        socket.send(json.dumps(request).encode())  # asking again is harmless: a prediction has no effect
+        try:
+            socket.send(json.dumps(request).encode())  # asking again is harmless: a prediction has no effect
+        except zmq.Again:
+            continue
         deadline = time.monotonic() + TIMEOUT_S
         while socket.poll(max(0, (deadline - time.monotonic()) * 1000)):
             reply = json.loads(socket.recv_multipart()[0])
@@ -37,6 +40,7 @@ def main(endpoint, model, *words):
     features = [None if math.isnan(value) else value for value in values]
     with zmq.Context() as context, context.socket(zmq.DEALER) as socket:  # REQ would be stuck after a timeout
         socket.linger = 0
+        socket.sndtimeo = int(TIMEOUT_S * 1000)  # a server that refuses us leaves nobody to send to
         if "MODELD_SERVER_KEY" in os.environ:
             socket.curve_serverkey = os.environ["MODELD_SERVER_KEY"].encode()
             socket.curve_publickey = os.environ["MODELD_PUBLIC_KEY"].encode()
