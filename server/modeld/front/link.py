@@ -91,10 +91,12 @@ class Link:
             data = b""
         if data:
             try:
-                for packet in self._inbox.feed(data):
-                    self._on_message(messages.decode_from_watcher(packet))
+                said = [messages.decode_from_watcher(packet) for packet in self._inbox.feed(data)]
             except (ValueError, msgspec.DecodeError) as e:
                 self.kill(f"it said what can't be read: {e}")
+                return
+            for message in said:
+                self._on_message(message)
             return
         self._loop.remove_reader(self._sock.fileno())
         self._sock.close()
