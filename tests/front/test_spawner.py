@@ -115,3 +115,21 @@ def test_a_watcher_that_cannot_be_started_is_tried_again(loop, turn, no_process,
         turn(lambda: heard)
     finally:
         link.close()
+
+
+def test_orphans_are_reaped_and_nobody_elses_status_is_taken(loop):
+    """An unknown child that ended goes; the zygote's and the watcher's end stays to be read."""
+    spawner = Spawner(loop)
+    watcher = subprocess.Popen(["/bin/sh", "-c", "exit 3"])
+    try:
+        orphan = os.posix_spawn("/bin/true", ["true"], {})
+        os.waitid(os.P_PID, orphan, os.WEXITED | os.WNOWAIT)
+        os.waitid(os.P_PID, watcher.pid, os.WEXITED | os.WNOWAIT)
+        spawner.reap_orphans(watcher.pid)
+        assert watcher.wait() == 3
+        spawner.reap_orphans(watcher.pid)
+        with pytest.raises(ChildProcessError):
+            os.waitpid(orphan, os.WNOHANG)
+    finally:
+        watcher.wait()
+        spawner.close()

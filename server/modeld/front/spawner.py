@@ -186,6 +186,15 @@ class Spawner:
             if self._process is not None:
                 self._process.kill()
 
+    def reap_orphans(self, watcher_pid: int) -> None:
+        """Let go of ended processes that became ours (child_subreaper) and that nobody here waits for."""
+        ours = {watcher_pid, self.zygote_pid} | {worker.pid for worker in self._workers.values()}
+        with contextlib.suppress(ChildProcessError):  # there are no children at all
+            while ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+                if ended.si_pid in ours:
+                    return  # its own status is read elsewhere, soon; the rest comes after it
+                os.waitpid(ended.si_pid, 0)
+
     def close(self) -> None:
         """End the zygote and every worker that is left."""
         self._closing = True
