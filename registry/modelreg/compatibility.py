@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,9 +56,15 @@ def split_dataset(text: str) -> tuple[str, str | None]:
 
 
 def current_versions(
-    file: str | None, command: Sequence[str], *, timeout_s: float = COMMAND_TIMEOUT_S
+    file: str | None,
+    command: Sequence[str],
+    *,
+    timeout_s: float = COMMAND_TIMEOUT_S,
+    before_exec: Callable[[], None] | None = None,
 ) -> dict[str, str]:
     """The current data sets: a JSON object name → version, from a file, or from what a command prints in time.
+
+    `before_exec` is called in the command's process before it becomes the command; only where there is one thread.
 
     Raises:
         ConfigError: neither, or it isn't such an object.
@@ -71,6 +77,7 @@ def current_versions(
                 stdin=subprocess.DEVNULL,
                 timeout=timeout_s,
                 check=True,
+                preexec_fn=before_exec,
             )
             told, where = json.loads(done.stdout), " ".join(command)
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from modeld.watch.messages import Write
 from modeld.watch.source import RegistrySource
 from modelreg import Registry, RegistryError
 from modelreg.errors import ConflictError
+from modelreg.records import canonical_json, sha256
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +63,27 @@ def test_a_look_tells_version_digest_revision_and_who_moved_it(root, source):
     (pointer,) = source.look().pointers
     assert pointer.version == "1.0.0"
     assert pointer.revision > before
+
+
+@pytest.mark.parametrize("digest", ["sha256:/", "sha256:" + "0" * 63 + "/", "sha256:" + "0" * 64 + "\n", ""])
+def test_a_forged_digest_breaks_its_model_alone(root, source, digest):
+    """A log whose chain is sound but which names what is no hash: no pointer comes of it, and the rest is seen."""
+    Registry(root).promote("beta:1.0.0", reason="first")
+    prev = None
+    for path in sorted((root / "beta/log").glob("*.json")):
+        body = json.loads(path.read_bytes())
+        del body["digest"]
+        body["prev"] = prev
+        for op in body["ops"]:
+            if op["op"] == "register":
+                op["digest"] = digest
+        data = canonical_json({**body, "digest": sha256(canonical_json(body))}) + b"\n"
+        path.chmod(0o644)
+        path.write_bytes(data)
+        prev = sha256(data)
+    seen = source.look()
+    assert [pointer.model for pointer in seen.pointers] == ["alpha"]
+    assert repr(digest) in seen.broken["beta"]
 
 
 def test_only_the_models_and_the_channel_that_were_asked_for(root):

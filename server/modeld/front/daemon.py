@@ -53,6 +53,8 @@ from modelreg.settings import DatasetSettings
 
 #: Between two looks at what drains, hangs or waits. Seconds.
 _TICK_S = 0.1
+#: Between two looks at what orphans left behind. Seconds.
+_REAP_S = 1.0
 #: A daemon that drains says DRAINING for at least so long: what is on its way to it, and would be lost with its socket,
 #: is sent elsewhere by the client at once instead of after a timeout. Seconds.
 _REFUSING_S = 0.25
@@ -127,6 +129,7 @@ class Daemon:
             self.spawner = Spawner(self.loop)
             self.source.connect()
             self.loop.call_in(_TICK_S, self._tick)
+            self.loop.call_in(_REAP_S, self._reap)
             if self._notifier.watchdog_s is not None:
                 self.loop.call_in(self._notifier.watchdog_s, self._feed_watchdog)
             self.loop.run()
@@ -391,6 +394,10 @@ class Daemon:
         if self._draining_since_ns or (not self.ready and any(s.slot.trial for s in self.models.values())):
             self._notifier.extend()
         self.loop.call_in(_TICK_S, self._tick)
+
+    def _reap(self) -> None:
+        self.spawner.reap_orphans(self.source.link.pid)
+        self.loop.call_in(_REAP_S, self._reap)
 
     def _feed_watchdog(self) -> None:
         """From the loop itself: a loop that doesn't turn doesn't feed."""

@@ -7,6 +7,7 @@ waits there.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import socket
@@ -20,8 +21,9 @@ from modeld import log
 from modeld.front.loop import Loop
 from modeld.work import ipc, zygote
 
-#: Seconds between a zygote's death and the next one, so that one that can't start doesn't spin.
-_RESPAWN_S = 0.25
+#: Seconds between a zygote's death and the next one, so that one that can't start doesn't spin; where there is no
+#: process or no descriptor for the next one, twice as long each time, up to the second.
+_RESPAWN_S, _RESPAWN_MAX_S = 0.25, 5.0
 #: A zygote that has imported the libraries forks within this time; one that has not yet, within that. Seconds.
 _FORK_S, _IMPORT_S = 3.0, 60.0
 
@@ -114,8 +116,9 @@ class Worker:
         self.on_packet = lambda _: None
         self.on_end = lambda _: None
 
-    def reaped(self, status: int) -> None:
-        self.ended = describe_exit(status)
+    def finished(self, how: str) -> None:
+        """The process is no more, or never was."""
+        self.ended = how
         if self.pidfd >= 0:
             os.close(self.pidfd)
             self.pidfd = -1
@@ -144,18 +147,34 @@ class Spawner:
         self._token = 0
         self._closing = False
         self._log = log.get()
+        #: None where there is no zygote now.
+        self._control: socket.socket | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._imported = False
+        self._respawn_s = _RESPAWN_S
         self._start_zygote()
 
     def spawn(self) -> Worker:
-        """A new worker; its first packet must be a TRIAL. Raises OSError where there is no descriptor left for it."""
+        """A new worker; its first packet must be a TRIAL.
+
+        Raises:
+            OSError: there is no descriptor left for it, or no zygote now; another one is on its way.
+        """
+        if self._control is None:
+            raise OSError(errno.EAGAIN, "the zygote is being started again")
         self._token += 1
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
         worker = Worker(self, ours, self._token)
+        request = msgspec.json.encode(zygote.Fork(self._token))
+        with theirs:
+            try:
+                self.loop.add_reader(ours.fileno(), worker._readable)
+                socket.send_fds(self._control, [request], [theirs.fileno()])
+            except OSError:
+                worker.close()
+                raise
         self._workers[self._token] = worker
-        self.loop.add_reader(ours.fileno(), worker._readable)
-        with theirs, contextlib.suppress(OSError):  # a zygote that is gone shows as this worker's end of file
-            socket.send_fds(self._control, [msgspec.json.encode(zygote.Fork(self._token))], [theirs.fileno()])
         return worker
 
     def sweep(self) -> None:
@@ -164,15 +183,26 @@ class Spawner:
         now = self.loop.clock_ns()
         if any(not worker.pid and now - worker.asked_ns > limit_ns for worker in self._workers.values()):
             self._log.warning(log.ZYGOTE_DIED, pid=self.zygote_pid, why="it doesn't fork")
-            self._process.kill()
+            if self._process is not None:
+                self._process.kill()
+
+    def reap_orphans(self, watcher_pid: int) -> None:
+        """Let go of ended processes that became ours (child_subreaper) and that nobody here waits for."""
+        ours = {watcher_pid, self.zygote_pid} | {worker.pid for worker in self._workers.values()}
+        with contextlib.suppress(ChildProcessError):  # there are no children at all
+            while ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+                if ended.si_pid in ours:
+                    return  # its own status is read elsewhere, soon; the rest comes after it
+                os.waitpid(ended.si_pid, 0)
 
     def close(self) -> None:
         """End the zygote and every worker that is left."""
         self._closing = True
         for worker in self._workers.values():
             worker.kill()
-        self.loop.remove_reader(self._control.fileno())
-        self._control.close()
+        self._hang_up()
+        if self._process is None:
+            return
         try:
             self._process.wait(2)
         except subprocess.TimeoutExpired:
@@ -180,6 +210,20 @@ class Spawner:
             self._process.wait()
 
     def _start_zygote(self) -> None:
+        """Start one, now or, where the system has no process or no descriptor left for it, as soon as it has."""
+        try:
+            self._try_zygote()
+        except OSError as e:
+            self._hang_up()
+            self._log.error(
+                log.ZYGOTE_DIED, why=f"no other one can be started: {e}", again_in_s=self._respawn_s
+            )
+            self.loop.call_in(self._respawn_s, self._restart_zygote)
+            self._respawn_s = min(2 * self._respawn_s, _RESPAWN_MAX_S)
+        else:
+            self._respawn_s = _RESPAWN_S
+
+    def _try_zygote(self) -> None:
         self._imported = False
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         environment = {
@@ -187,6 +231,8 @@ class Spawner:
         }
         environment |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
         with theirs:
+            self._control.setblocking(False)
+            self.loop.add_reader(self._control.fileno(), self._from_zygote)
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "modeld.work.zygote", str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
@@ -194,11 +240,17 @@ class Spawner:
                 stdin=subprocess.DEVNULL,
                 stdout=2,
             )
-        self._control.setblocking(False)
         self.zygote_pid = self._process.pid
-        self.loop.add_reader(self._control.fileno(), self._from_zygote)
+
+    def _hang_up(self) -> None:
+        """There is no zygote to ask from now on."""
+        control, self._control = self._control, None
+        if control is not None:
+            self.loop.remove_reader(control.fileno())
+            control.close()
 
     def _from_zygote(self) -> None:
+        assert self._control is not None
         try:
             data, fds, _, _ = socket.recv_fds(self._control, 65536, 1)
         except BlockingIOError:
@@ -234,12 +286,16 @@ class Spawner:
                 worker.kill()
         elif worker is not None:
             del self._workers[answer.token]
-            worker.reaped(answer.status)
+            if isinstance(answer, zygote.NotForked):
+                self.kill_when_forked.discard(answer.token)
+                worker.finished(f"the worker couldn't be forked ({answer.why})")
+            else:
+                worker.finished(describe_exit(answer.status))
 
     def _zygote_died(self) -> None:
         """Workers live on; the next fork needs a new zygote."""
-        self.loop.remove_reader(self._control.fileno())
-        self._control.close()
+        assert self._process is not None
+        self._hang_up()
         status = self._process.wait()
         if self._closing:
             return
@@ -250,7 +306,6 @@ class Spawner:
             else:
                 del self._workers[worker.token]  # never forked: its channel is at its end
         self._log.warning(log.ZYGOTE_DIED, pid=self.zygote_pid, status=status)
-        self._control = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)[0]
         self.loop.call_in(_RESPAWN_S, self._restart_zygote)
 
     def _adopt(self, worker: Worker) -> None:
@@ -258,13 +313,18 @@ class Spawner:
 
         def ended() -> None:
             self.loop.remove_reader(worker.pidfd)
-            status = os.waitpid(worker.pid, 0)[1]
+            try:
+                how = describe_exit(os.waitpid(worker.pid, 0)[1])
+            except ChildProcessError:
+                how = "the worker died"  # its zygote saw how, and couldn't tell any more
             self._workers.pop(worker.token, None)
-            worker.reaped(status)
+            worker.finished(how)
 
         self.loop.add_reader(worker.pidfd, ended)
 
     def _restart_zygote(self) -> None:
-        if not self._closing:
-            self._start_zygote()
+        if self._closing:
+            return
+        self._start_zygote()
+        if self._control is not None:
             self._log.info(log.ZYGOTE_STARTED, pid=self.zygote_pid)

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 #: Fewer live rows than this show a difference and prove nothing.
 _LEAST_ROWS = 32
+#: What a version may take and give at most, by its worker's word: features, values of one output in a row, and of all.
+_MAX_FEATURES, _MAX_WIDTH, _MAX_ROW_WIDTH = 16_384, 4096, 65_536
 
 
 def request(config: Config, pointer: Pointer) -> ipc.Trial:
@@ -57,6 +59,24 @@ def _live(settings: TrialSettings, rows: LiveRows) -> tuple[ipc.Live | None, int
         live.max_mean_abs_diff = settings.max_mean_abs_diff
         live.min_rank_correlation = settings.min_rank_correlation
     return live, fd
+
+
+def contract_error(ready: ipc.Ready) -> str | None:
+    """What is wrong with the inputs and outputs that a worker says its version has; None: nothing."""
+    widths = [width for _, width in ready.outputs]
+    if not 1 <= len(ready.features) <= _MAX_FEATURES:
+        return f"it has {len(ready.features)} features; 1 to {_MAX_FEATURES} can be served"
+    if len(set(ready.features)) != len(ready.features):
+        return "two of its features have one name"
+    if not widths:
+        return "it has no outputs"
+    if len({name for name, _ in ready.outputs}) != len(widths):
+        return "two of its outputs have one name"
+    if not 0 <= min(widths) <= max(widths) <= _MAX_WIDTH:
+        return f"an output's width is {min(widths)} to {max(widths)}; 0 to {_MAX_WIDTH} can be served"
+    if sum(width or 1 for width in widths) > _MAX_ROW_WIDTH:
+        return f"a row's outputs are more than {_MAX_ROW_WIDTH} values"
+    return None
 
 
 class RunningTrial:
@@ -112,6 +132,9 @@ class RunningTrial:
             self._fail(str(self._trial.state), f"the worker sent what can't be read: {e}")
 
     def _passed(self, ready: ipc.Ready) -> None:
+        if (wrong := contract_error(ready)) is not None:
+            self._fail(str(self._trial.state), f"the worker says what can't be served: {wrong}")
+            return
         self._over = True
         pointer = self._pointer
         contract = Contract(

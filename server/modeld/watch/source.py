@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -16,6 +17,8 @@ from modeld.swap.policy import Pointer
 from modeld.watch.leases import HeldLeases
 from modeld.watch.messages import MAX_REASON, Write, Written
 from modelreg import NotFoundError, Registry, RegistryError
+
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
 @dataclass(slots=True)
@@ -86,11 +89,15 @@ class RegistrySource:
         channel = state.channels.get(self._channel)
         if channel is None or channel.version is None:
             return
+        digest = state.versions[channel.version].digest
+        if not _DIGEST.fullmatch(digest):  # it becomes a part of paths
+            seen.broken[name] = f"{name}: version {channel.version} has no digest but {digest[:100]!r}"
+            return
         seen.pointers.append(
             Pointer(
                 model=name,
                 version=channel.version,
-                digest=state.versions[channel.version].digest,
+                digest=digest,
                 revision=channel.seq,
                 directory=str(registry.version_dir(name, channel.version)),
                 allow_schema_change=channel.allow_schema_change,

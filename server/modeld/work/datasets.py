@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Self
 
+from modeld.work import prctl
 from modelreg.compatibility import COMMAND_TIMEOUT_S, VersionCompatibilityChecker, current_versions
 from modelreg.errors import ConfigError, StoreUnavailableError
 from modelreg.settings import DatasetSettings
@@ -33,7 +34,13 @@ class CurrentDatasets:
         try:
             timeout_s = min(limit_s, COMMAND_TIMEOUT_S)
             return cls(
-                settings.strict, current_versions(settings.file, settings.command, timeout_s=timeout_s)
+                settings.strict,
+                current_versions(
+                    settings.file,
+                    settings.command,
+                    timeout_s=timeout_s,
+                    before_exec=prctl.die_with_parent,  # the front kills a worker whose trial is over
+                ),
             )
         except ConfigError as e:
             return cls(settings.strict, problem=str(e))

@@ -5,9 +5,11 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import signal
 import struct
 
 _PR_SET_NAME, _PR_SET_NO_NEW_PRIVS, _PR_SET_CHILD_SUBREAPER, _PR_SET_DUMPABLE = 15, 38, 36, 4
+_PR_SET_PDEATHSIG = 1
 _SCHED_SETATTR, _SCHED_OTHER = {"x86_64": 314, "aarch64": 274}, 0
 _MCL_CURRENT, _MCL_FUTURE = 1, 2
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -26,6 +28,11 @@ def no_new_privileges() -> None:
 def child_subreaper() -> None:
     """Orphans below this process become its children, so that none is left behind."""
     _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def die_with_parent() -> None:
+    """SIGKILL for this process when the thread that made it ends; also after an exec, but not for its children."""
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 def set_slice(ns: int) -> None:

@@ -5,11 +5,12 @@ front asks over a SEQPACKET socket; each request carries the worker's end of a s
 means that the front is gone, and so the zygote goes.
 
     front -> zygote   Fork (+ 1 descriptor)
-    zygote -> front   Forked (+ 1 pidfd) · Exited
+    zygote -> front   Imported · Forked (+ 1 pidfd) · NotForked · Exited
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import gc
 import os
@@ -35,6 +36,13 @@ class Forked(msgspec.Struct, tag=True):
     pid: int
 
 
+class NotForked(msgspec.Struct, tag=True):
+    """There is no such worker, and why: the system has no process or no memory left for one."""
+
+    token: int
+    why: str
+
+
 class Exited(msgspec.Struct, tag=True):
     """A worker is gone: `status` as from waitpid."""
 
@@ -52,7 +60,7 @@ class Imported(msgspec.Struct, tag=True):
 #: Descriptors in a worker, once it has put them there. The zygote's own are moved out of the way at its start.
 _STDERR, _CHANNEL = 3, 4
 
-Answer = Forked | Exited | Imported
+Answer = Forked | NotForked | Exited | Imported
 
 
 def main() -> None:
@@ -92,7 +100,11 @@ def _serve(control: socket.socket, run_worker: Callable[[socket.socket], None]) 
             data, fds, _, _ = socket.recv_fds(control, 65536, 1)
             if not data:
                 return
-            _fork(control, msgspec.json.decode(data, type=Fork), fds[0], tokens, run_worker)
+            request = msgspec.json.decode(data, type=Fork)
+            if fds:
+                _fork(control, request, fds[0], tokens, run_worker)
+            else:  # the kernel drops a descriptor that this process has no room for
+                control.send(msgspec.json.encode(NotForked(request.token, os.strerror(errno.EMFILE))))
 
 
 def _fork(
@@ -102,7 +114,12 @@ def _fork(
     tokens: dict[int, int],
     run_worker: Callable[[socket.socket], None],
 ) -> None:
-    pid = os.fork()
+    try:
+        pid = os.fork()
+    except OSError as e:
+        os.close(fd)
+        control.send(msgspec.json.encode(NotForked(request.token, e.strerror or str(e))))
+        return
     if pid == 0:
         code = 1
         try:
@@ -116,9 +133,13 @@ def _fork(
             os._exit(code)
     os.close(fd)
     tokens[pid] = request.token
-    pidfd = os.pidfd_open(pid)
-    socket.send_fds(control, [msgspec.json.encode(Forked(request.token, pid))], [pidfd])
-    os.close(pidfd)
+    try:
+        pidfds = [os.pidfd_open(pid)]
+    except OSError:
+        pidfds = []  # the front takes that for a worker that it can't keep
+    socket.send_fds(control, [msgspec.json.encode(Forked(request.token, pid))], pidfds)
+    for pidfd in pidfds:
+        os.close(pidfd)
 
 
 def _be_worker(fd: int, run_worker: Callable[[socket.socket], None]) -> None:
