@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import resource
+import socket
 import ssl
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
@@ -236,6 +239,18 @@ def test_a_body_that_nobody_would_read_is_ended_at_a_mebibyte(gateway: Gateway, 
     assert (reply.status_code, reply.json()["code"]) == (413, "TOO_LARGE")
     assert set(reply.json()) == {"error", "code"}
     assert ask("/v2/models/alpha/infer", {}).json()["code"] == ("TOO_LARGE" if chunked else "MALFORMED")
+
+
+def test_connections_that_say_nothing_keep_nobody_out(gateway: Gateway):
+    """More than a thousand of them, and a request is answered."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    host, _, port = gateway.address.rpartition(":")
+    with ExitStack() as silent:
+        for _ in range(1030):
+            silent.enter_context(socket.create_connection((host, int(port)), 30))
+        assert gateway.client.get("/v2").status_code == 200
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_where_it_may_listen():
