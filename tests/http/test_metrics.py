@@ -14,6 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.http.conftest import Gateway, Serve
 from tests.support import wait_until
 
+from modeld.http.metrics import _daemon
 from modelreg import Registry
 
 MONITORING = Path(__file__).parents[2] / "config/monitoring"
@@ -75,6 +76,16 @@ def test_the_dashboard_and_the_alerts_ask_for_metrics_that_there_are(gateway: Ga
         for rule in group["rules"]:
             assert rule["annotations"]["summary"]
             assert rule["annotations"]["description"]
+
+
+def test_what_is_degraded_is_a_label_of_few_values():
+    """The part or the model that is named, once; never the free text behind it."""
+    stats = {"uptime_s": 1, "models": {}, "errors": {}}
+    stats |= dict.fromkeys(("dropped_replies", "dropped_messages", "zygote_restarts"), 0)
+    told = ["source: /a: gone", "alpha: no copy is kept: x", "alpha: condemned"]
+    families = _daemon({"ready": True, "degraded": told, "models": []}, stats)
+    found = next(family for family in families if family.name == "modeld_degraded")
+    assert [sample.labels["reason"] for sample in found.samples] == ["alpha", "source"]
 
 
 @pytest.mark.system

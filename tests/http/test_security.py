@@ -5,9 +5,13 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import resource
+import socket
 import ssl
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
@@ -194,6 +198,7 @@ def test_with_required_always_only_health_is_open(serve: Serve):
         ({"Origin": "https://desk.example.com"}, 200),
         ({"Origin": "http://localhost", "Host": "localhost"}, 200),
         ({"Origin": "http://localhost:99", "Host": "localhost"}, 403),
+        ({"Origin": "http://["}, 403),
     ],
 )
 def test_pages_and_names_of_others_are_refused(template, headers, status):
@@ -209,6 +214,43 @@ def test_pages_and_names_of_others_are_refused(template, headers, status):
             return [(await client.get(path)).status_code for path in ("/v2", "/api/v1/models", "/nowhere")]
 
     assert asyncio.run(ask()) == [status, status, 404 if status == 200 else status]
+
+
+@pytest.mark.parametrize("chunked", [True, False])
+def test_a_body_that_nobody_would_read_is_ended_at_a_mebibyte(gateway: Gateway, chunked):
+    """Without a token not even that is read; in either protocol's shape of an error."""
+
+    def body() -> Iterator[bytes]:
+        for _ in range(20):
+            yield b" " * (1 << 20)
+
+    def ask(path: str, headers: dict[str, str]) -> httpx.Response:
+        content = body() if chunked else b" " * (3 << 20)
+        return gateway.client.post(path, content=content, headers=headers)
+
+    for path in ("/api/v1/models/alpha/1.1.0/promote", "/api/v1/models/alpha/rollback"):
+        if chunked:  # a length that is announced is refused before anybody is asked who it is
+            assert ask(path, {}).status_code == 401
+            assert ask(path, gateway.bearer(READ)).status_code == 403
+        reply = ask(path, gateway.bearer(OPERATE))
+        assert (reply.status_code, reply.json()["code"]) == (413, "TOO_LARGE"), reply.text
+        assert reply.headers["content-type"] == "application/problem+json"
+    reply = ask("/v2/repository/index", {})
+    assert (reply.status_code, reply.json()["code"]) == (413, "TOO_LARGE")
+    assert set(reply.json()) == {"error", "code"}
+    assert ask("/v2/models/alpha/infer", {}).json()["code"] == ("TOO_LARGE" if chunked else "MALFORMED")
+
+
+def test_connections_that_say_nothing_keep_nobody_out(gateway: Gateway):
+    """More than a thousand of them, and a request is answered."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    host, _, port = gateway.address.rpartition(":")
+    with ExitStack() as silent:
+        for _ in range(1030):
+            silent.enter_context(socket.create_connection((host, int(port)), 30))
+        assert gateway.client.get("/v2").status_code == 200
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_where_it_may_listen():

@@ -5,6 +5,8 @@ Only files are written; nothing is enabled or started. A configuration that is t
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -17,20 +19,20 @@ from modeld.errors import ModeldError
 
 #: The virtual environment that the units in the source tree name.
 _NAMED_PREFIX = "/opt/modeld/venv"
-#: What ProtectHome= hides from the services.
-_HIDDEN = ("/home", "/root", "/run/user")
+#: What ProtectHome= and PrivateTmp= hide from the services.
+_HIDDEN = ("/home", "/root", "/run/user", "/tmp")
 #: The distribution's own files are elsewhere, and so are drop-ins: those in /etc survive an upgrade.
 _LIB = "usr/local/lib"
 _COMMANDS = ("modeld", "modelreg")
-_STATE = "var/lib/modeld*"
-
 _NEXT = """\
-Next, as root:
+Next, as root, but for the three lines of modelreg, which an operator may run:
   systemd-sysusers modeld.conf && systemd-tmpfiles --create modeld.conf
   systemctl daemon-reload
   usermod -aG modeld NAME                # for each operator; holds from their next login
   export MODELREG_ROOT=/var/lib/modeld/models
-  modelreg init && modelreg register MODEL FILE && modelreg promote MODEL:1.0.0 --reason first
+  modelreg init
+  modelreg register MODEL FILE --version 1.0.0
+  modelreg promote MODEL:1.0.0 --reason first
   systemctl enable --now modeld modelreg-backup.timer modelreg-gc.timer"""
 
 RootOption = Annotated[
@@ -52,7 +54,11 @@ def install_units(
     ] = None,
 ) -> None:
     """Put units, the user, directories, a first configuration and commands in place; enables nothing."""
-    venv = prefix or Path(sys.prefix)
+    venv = Path(os.path.abspath(prefix or sys.prefix))
+    if re.search(r"[\s%]", str(venv)):
+        raise ModeldError(
+            f"{str(venv)!r}: a unit can't name a path with blanks or %; choose another --prefix"
+        )
     for place in (venv, Path(sys.base_prefix).resolve()):
         for hidden in map(Path, _HIDDEN):
             if root == Path("/") and hidden in place.parents:
@@ -87,6 +93,7 @@ def uninstall_units(
     if (running := next(root.glob("run/modeld*/admin/*.sock"), None)) is not None:
         raise ModeldError(f"{running} is there: a daemon runs; first: systemctl disable --now modeld")
     share = _share()
+    state = _state(root)
     try:
         for _, target in _units(share):
             if (path := root / target).exists():
@@ -97,16 +104,22 @@ def uninstall_units(
             if path.is_symlink() and _is_ours(root, path):
                 path.unlink()
                 typer.echo(f"removed /usr/local/bin/{name}")
-        for path in (root / "etc/modeld", *root.glob(_STATE)) if purge else ():
+        for path in (root / "etc/modeld", *state) if purge else ():
             if path.exists():
                 shutil.rmtree(path)
                 typer.echo(f"removed /{path.relative_to(root)}")
     except OSError as e:
         raise ModeldError(f"{e.filename}: {e.strerror}") from e
-    kept = [p for p in (root / "etc/modeld", *root.glob(_STATE), root / "var/backups/modeld") if p.exists()]
+    kept = [p for p in (root / "etc/modeld", *state, root / "var/backups/modeld") if p.exists()]
     if kept:
         typer.echo(f"kept {', '.join(f'/{path.relative_to(root)}' for path in kept)}")
     typer.echo("Next, as root: systemctl daemon-reload; the user modeld stays (userdel modeld)")
+
+
+def _state(root: Path) -> list[Path]:
+    """The state directories of this machine's instances; others may have names that begin like ours."""
+    instances = [path.stem for path in sorted((root / "etc/modeld").glob("*.yaml")) if path.stem != "modeld"]
+    return [root / "var/lib" / name for name in ("modeld", *(f"modeld-{name}" for name in instances))]
 
 
 def _share() -> Path:

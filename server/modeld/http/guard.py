@@ -1,4 +1,5 @@
-"""What every request passes first: is it meant for this host, does it come from a page that may ask, and counting it.
+"""What every request passes first: is it meant for this host, does it come from a page that may ask, is its body of a
+size that somebody would read; and counting it.
 
 A page anywhere can send requests to loopback (DNS rebinding, cross-site posts), so loopback alone is no protection:
 the Host header has to be a name of ours or an address, and an Origin has to be the same or an allowed one.
@@ -7,10 +8,12 @@ the Host header has to be a name of ours or an address, and an Origin has to be 
 from __future__ import annotations
 
 import ipaddress
+import re
 import time
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from modeld.config import HttpSettings
@@ -21,6 +24,13 @@ Count = Callable[[str, str, int, float], None]
 
 #: Methods that have a label of their own in the metrics; others share one.
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+
+#: The largest body. Bytes.
+_MAX_BODY = 1 << 20
+#: POST to one of these: inference and uploads, whose handlers count up to limits of their own.
+_LARGE = re.compile(r"/v2/models/.+/infer|/api/v1/models/[^/]+")
+
+_TOO_LARGE = f"the body is larger than {_MAX_BODY} bytes"
 
 #: Sent with every answer: nothing here is a document that another site may embed or guess the type of.
 _ALWAYS = [
@@ -62,7 +72,7 @@ class Guard:
 
         try:
             if refusal is None:
-                await self._app(scope, receive, counted)
+                await self._app(scope, _bounded(scope, receive), counted)
             else:
                 await render(refusal, oip=scope["path"].startswith("/v2"))(scope, receive, counted)
         finally:
@@ -72,19 +82,24 @@ class Guard:
 
     def _refusal(self, scope: Scope) -> Problem | None:
         host = origin = None
+        size = b""
         for name, value in scope["headers"]:
             if name == b"host":
                 host = value.decode("latin-1").lower()
             elif name == b"origin":
                 origin = value.decode("latin-1").lower()
+            elif name == b"content-length":
+                size = value
         if host is None or not self._is_ours(host):
             return Problem(
                 421, "host", f"the Host header {host!r} isn't a name of this gateway (http.allowed_hosts)"
             )
-        if origin is not None and origin not in self._origins and urlsplit(origin).netloc != host:
+        if origin is not None and origin not in self._origins and _authority(origin) != host:
             return Problem(
                 403, "origin", f"pages of {origin!r} may not ask this gateway (http.allowed_origins)"
             )
+        if size.isdigit() and int(size) > _MAX_BODY and not _is_large(scope):
+            return Problem(413, "TOO_LARGE", _TOO_LARGE)
         return None
 
     def _is_ours(self, host: str) -> bool:
@@ -99,3 +114,34 @@ class Guard:
         except ValueError:
             return False
         return True
+
+
+def _authority(origin: str) -> str | None:
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:
+        return None
+
+
+def _is_large(scope: Scope) -> bool:
+    return (
+        scope["type"] == "http" and scope["method"] == "POST" and _LARGE.fullmatch(scope["path"]) is not None
+    )
+
+
+def _bounded(scope: Scope, receive: Receive) -> Receive:
+    """`receive`, which ends a body that grows too large in chunks."""
+    if _is_large(scope):
+        return receive
+    size = 0
+
+    async def bounded() -> Message:
+        nonlocal size
+        message = await receive()
+        size += len(message.get("body", b""))
+        if size > _MAX_BODY:
+            # Of the framework's own kind: others that reading a body raises it answers with 400.
+            raise HTTPException(413, _TOO_LARGE)
+        return message
+
+    return bounded

@@ -6,7 +6,6 @@ restarts, for it is compared with the registry's log.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
@@ -26,7 +25,9 @@ class Remembered:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._answers: OrderedDict[tuple[str, str], tuple[float, str, Response | None]] = OrderedDict()
+        #: The fingerprints of requests under way, and what was answered, oldest first.
+        self._under_way: dict[tuple[str, str], str] = {}
+        self._answers: OrderedDict[tuple[str, str], tuple[float, str, Response]] = OrderedDict()
 
     async def once(
         self, subject: str, key: str | None, fingerprint: str, do: Callable[[], Awaitable[Response]]
@@ -43,25 +44,24 @@ class Remembered:
         self._forget_old()
         at = (subject, key)
         known = self._answers.get(at)
-        if known is not None:
-            _, before, answer = known
-            if before != fingerprint:
-                raise ApiError(422, "idempotency", f"Idempotency-Key {key!r} was used for another request")
-            if answer is None:
-                raise ApiError(409, "idempotency", "the first request with this Idempotency-Key is under way")
-            return answer
-        self._answers[at] = (self._clock(), fingerprint, None)
+        before = known[1] if known else self._under_way.get(at, fingerprint)
+        if before != fingerprint:
+            raise ApiError(422, "idempotency", f"Idempotency-Key {key!r} was used for another request")
+        if known:
+            return known[2]
+        if at in self._under_way:
+            raise ApiError(409, "idempotency", "the first request with this Idempotency-Key is under way")
+        self._under_way[at] = fingerprint
         try:
             answer = await do()
-        except (Exception, asyncio.CancelledError):
-            del self._answers[at]
-            raise
+        finally:
+            del self._under_way[at]
         self._answers[at] = (self._clock(), fingerprint, answer)
         return answer
 
     def _forget_old(self) -> None:
         while self._answers:
-            at, (since, _, answer) = next(iter(self._answers.items()))
-            if answer is None or (len(self._answers) < _MOST and self._clock() - since < _LIFETIME_S):
+            at, (since, _, _) = next(iter(self._answers.items()))
+            if len(self._answers) < _MOST and self._clock() - since < _LIFETIME_S:
                 return
             del self._answers[at]

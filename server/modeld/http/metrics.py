@@ -110,9 +110,12 @@ def _daemon(status: Mapping[str, Any] | None, stats: Mapping[str, Any] | None) -
     yield GaugeMetricFamily("modeld_ready", "Whether every model is served.", value=float(status["ready"]))
     yield GaugeMetricFamily("modeld_uptime_seconds", "Since the daemon's start.", value=stats["uptime_s"])
     degraded = GaugeMetricFamily(
-        "modeld_degraded", "What keeps the daemon from being whole.", labels=["reason"]
+        "modeld_degraded",
+        "What isn't whole: a part of the daemon, or a model; modeld status says why.",
+        labels=["reason"],
     )
-    for reason in status["degraded"]:
+    # What follows the colon is free text: each would be a time series of its own.
+    for reason in sorted({told.partition(":")[0] for told in status["degraded"]}):
         degraded.add_metric([reason], 1)
     yield degraded
     yield from _served(status["models"])

@@ -53,6 +53,9 @@ _DAEMON = {
     "INTERNAL": 500,
 }
 
+#: The code by the status of what the framework refuses; others have the status's name.
+_HTTP = {404: "not_found", 413: "TOO_LARGE"}
+
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 
 
@@ -100,7 +103,7 @@ def problem_of(error: Exception) -> Problem:
             told = "; ".join(f"{each['where']}: {each['what']}" for each in errors)
             return Problem(422, "usage", told, {"errors": errors})
         case HTTPException():
-            code = HTTPStatus(error.status_code).name
+            code = _HTTP.get(error.status_code) or HTTPStatus(error.status_code).name
             return Problem(error.status_code, code, str(error.detail), {}, dict(error.headers or {}))
         case ClientDisconnect():
             return Problem(400, "disconnected", "the request ended before it was whole")

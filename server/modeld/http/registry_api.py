@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Annotated, Any
 
 import msgspec
 from fastapi import APIRouter, Depends, Header, Query, Request
+from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
 from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
@@ -78,6 +79,21 @@ Key = Annotated[
 ]
 
 
+class _TokenFirst(APIRoute):
+    """Checks the token before it reads the body; the framework reads the body before any dependency is asked."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+        check = self.dependencies[0].dependency  # of `reads` and `changes`
+        assert check is not None
+
+        async def checked(request: Request) -> Response:
+            check(request)
+            return await handle(request)
+
+        return checked
+
+
 def router(gateway: Gateway) -> APIRouter:
     """The routes over `gateway`."""
 
@@ -95,7 +111,7 @@ def router(gateway: Gateway) -> APIRouter:
     def changes(needed: Any, **more: Any) -> dict[str, Any]:
         return {"responses": _CHANGES, "dependencies": [needed, Depends(_bearer)], **more}
 
-    api = APIRouter(prefix="/api/v1/models", tags=["registry"])
+    api = APIRouter(prefix="/api/v1/models", tags=["registry"], route_class=_TokenFirst)
 
     @api.get("", response_model=schemas.Models, **reads())
     def models() -> Any:
@@ -279,7 +295,7 @@ def router(gateway: Gateway) -> APIRouter:
 
         return await once(caller, idempotency_key, request, body.model_dump_json(), work)
 
-    top = APIRouter()
+    top = APIRouter(route_class=_TokenFirst)
     top.include_router(api)
 
     @top.post("/model/reload", response_model=schemas.Reloaded, tags=["daemon"], **changes(operator))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import resource
 import socket
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,6 @@ from modeld.http.app import create_app
 from modeld.http.tokens import is_loopback
 from modelreg.errors import ConfigError
 
-#: Connections and requests under way at most; more get a 503.
-_CONCURRENCY = 1024
 #: An idle connection is kept for so long. Seconds.
 _KEEP_ALIVE_S = 60
 #: Connections that wait to be accepted at most.
@@ -75,12 +74,15 @@ def serve(config: Config) -> None:
             access_log=False,
             server_header=False,
             proxy_headers=False,
-            limit_concurrency=_CONCURRENCY,
+            # No limit_concurrency: it counts connections that ask nothing, and refuses whoever asks something.
             timeout_keep_alive=_KEEP_ALIVE_S,
             timeout_graceful_shutdown=int(config.limits.drain_timeout_s) or 1,
             **options,
         )
     )
+    # What bounds connections is descriptors: as many as we may have.
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     sock = _listen(settings)
     try:
         server.run(sockets=[sock])
