@@ -40,7 +40,7 @@ def http(
     try:
         from modeld.http import serve
     except ModuleNotFoundError as error:
-        raise ConfigError(f"modeld http needs {error.name}: pip install 'modeld[http]'") from None
+        raise ConfigError(f"modeld http needs {error.name}: pip install '.[http]'") from None
     serve(config)
 
 
@@ -65,5 +65,5 @@ def token(
     try:
         from modeld.http.tokens import issue
     except ModuleNotFoundError as error:
-        raise ConfigError(f"modeld token needs {error.name}: pip install 'modeld[http]'") from None
+        raise ConfigError(f"modeld token needs {error.name}: pip install '.[http]'") from None
     typer.echo(issue(settings, path, subject, scope, expires))
