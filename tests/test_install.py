@@ -71,19 +71,21 @@ def test_installing_again_keeps_what_people_wrote(image: Path) -> None:
 
 
 def test_uninstalling_leaves_configuration_and_state(image: Path) -> None:
-    """--purge takes those too, backups never."""
-    for name in ("var/lib/modeld/models", "var/lib/modeld-b", "var/backups/modeld"):
+    """--purge takes those of every instance too, backups never, and nothing that only has a name like ours."""
+    for name in ("var/lib/modeld/models", "var/lib/modeld-b", "var/lib/modeldb", "var/backups/modeld"):
         (image / name).mkdir(parents=True)
     (image / "var/backups/modeld/modelreg-1.tar").touch()
     assert modeld("uninstall-units", "--root", image).returncode == 0
     assert files(image) == {"etc/modeld/modeld.yaml", "var/backups/modeld/modelreg-1.tar"}
     assert (image / "var/lib/modeld/models").is_dir()
+    (image / "etc/modeld/b.yaml").touch()
     done = modeld("uninstall-units", "--root", image, "--purge")
     assert done.returncode == 0
     assert "kept /var/backups/modeld" in done.stdout
     assert files(image) == {"var/backups/modeld/modelreg-1.tar"}
     assert not (image / "var/lib/modeld").exists()
     assert not (image / "var/lib/modeld-b").exists()
+    assert (image / "var/lib/modeldb").exists()
 
 
 def test_a_running_daemon_is_not_pulled_from_under_its_clients(image: Path) -> None:
