@@ -70,6 +70,22 @@ def test_death_in_probation_rolls_back(
         )
 
 
+def test_workers_outlive_one_zygote_after_the_other(daemon: Daemon, rows: np.ndarray) -> None:
+    """A worker that has lost its zygote serves on when the next one dies too, and its own end is still noticed."""
+    for _ in range(3):
+        before = daemon.status()["zygote_pid"]
+        os.kill(before, signal.SIGKILL)
+        wait_until(lambda before=before: daemon.status()["zygote_pid"] not in (0, before))
+    (worker,) = daemon.status()["workers"]
+    os.kill(worker["pid"], signal.SIGKILL)
+    wait_until(
+        lambda: daemon.status()["workers"] and daemon.status()["workers"][0]["pid"] != worker["pid"], 60
+    )
+    with daemon.client() as client:
+        assert client.predict(rows[0]).version == "1.0.0"
+    assert not daemon.exited
+
+
 def test_zygote_and_watcher_are_made_anew(daemon: Daemon, registry: Registry, rows: np.ndarray) -> None:
     """Both may be killed; the served version doesn't notice and the next promotion gets in."""
     status = daemon.status()

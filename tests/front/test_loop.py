@@ -231,3 +231,32 @@ def test_signals_run_in_the_loop(loop):
         for reader in loop._readers:
             os.close(reader)
     assert seen == ["after", "signal"]
+
+
+def test_an_error_in_a_callback_ends_nothing_where_somebody_takes_it(loop, pairs):
+    """The other callbacks, and the next message on the same socket, get their turn."""
+    server, client = pairs()
+    errors: list[Exception] = []
+
+    def on_message() -> None:
+        if server.recv() == [b"bad"]:
+            raise ValueError("bad")
+        loop.stop()
+
+    def on_time() -> None:
+        raise KeyError("late")
+
+    loop.add_socket(server, on_message)
+    loop.on_error = errors.append
+    loop.call_in(0, on_time)
+    client.send(b"bad")
+    client.send(b"good")
+    loop.run()
+    assert {type(error) for error in errors} == {ValueError, KeyError}
+
+
+def test_without_anybody_to_take_it_an_error_ends_the_loop(loop):
+    """As in any program."""
+    loop.call_in(0, lambda: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        loop.run()

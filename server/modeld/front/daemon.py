@@ -60,6 +60,8 @@ _REAP_S = 1.0
 _REFUSING_S = 0.25
 #: Objects made since the last collection before the next one: at some 20 a request, one in thousands pays for it.
 _GC_THRESHOLD = 50_000
+#: Errors of our own that one life of a daemon bears. A service manager's restart is better than more of them.
+_MOST_ERRORS = 100
 #: What the front has to do at a time is over by then. Nanoseconds.
 _SLICE_NS = 100_000
 #: An event has each of these, null where it has nothing to say.
@@ -85,6 +87,7 @@ class Daemon:
         self._failure: ModeldError | None = None
         self._notifier = Notifier(later=self.loop.call_in)
         self._incidents = 0
+        self._errors = 0
         self._draining_since_ns: int | None = None
 
     # -- life
@@ -128,6 +131,7 @@ class Daemon:
             )
             self.spawner = Spawner(self.loop)
             self.source.connect()
+            self.loop.on_error = self._on_error
             self.loop.call_in(_TICK_S, self._tick)
             self.loop.call_in(_REAP_S, self._reap)
             if self._notifier.watchdog_s is not None:
@@ -366,6 +370,13 @@ class Daemon:
         self._log.error(log.INCIDENT, incident=incident, what=error, **fields)
         return incident
 
+    def _on_error(self, error: Exception) -> None:
+        """An error of ours: what it was about is lost, and everything else is served on; but not for ever."""
+        self.incident(error)
+        self._errors += 1
+        if self._errors > _MOST_ERRORS:
+            raise error
+
     def _on_bad_output(self, served: Servable, what: str) -> str:
         incident = self.incident(what, model=served.contract.model, version=served.contract.version)
         self.models[served.contract.model].slot.bad_output(served, what)
@@ -374,6 +385,7 @@ class Daemon:
     # -- now and then
 
     def _tick(self) -> None:
+        self.loop.call_in(_TICK_S, self._tick)  # first: an error below mustn't make this the last tick
         small_ns = int(self.config.limits.predict_timeout_s * 1e9)
         row_ns = max(_ROW_NS, int(self.config.trial.max_row_us * 1e3))
         for name, served in self.models.items():
@@ -393,11 +405,10 @@ class Daemon:
         self.check_start()
         if self._draining_since_ns or (not self.ready and any(s.slot.trial for s in self.models.values())):
             self._notifier.extend()
-        self.loop.call_in(_TICK_S, self._tick)
 
     def _reap(self) -> None:
-        self.spawner.reap_orphans(self.source.link.pid)
         self.loop.call_in(_REAP_S, self._reap)
+        self.spawner.reap_orphans(self.source.link.pid)
 
     def _feed_watchdog(self) -> None:
         """From the loop itself: a loop that doesn't turn doesn't feed."""

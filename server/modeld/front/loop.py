@@ -35,7 +35,10 @@ class Loop:
         self._chores: deque[Callable[[], bool]] = deque()
         self.clock_ns = clock_ns
         self._busy_poll_ns = busy_poll_us * 1000
+        self._wait = self._spin if busy_poll_us else self._epoll.poll
         self._running = False
+        #: What to do about an exception that a callback let out; None: `run` ends with it.
+        self.on_error: Callable[[Exception], None] | None = None
         #: Turns of the loop so far: the watchdog is fed only while this moves.
         self.turns = 0
 
@@ -79,35 +82,41 @@ class Loop:
         self._running = False
 
     def run(self) -> None:
-        """Until `stop`."""
+        """Until `stop`. What a callback raises goes to `on_error`, and the loop goes on with the next turn."""
         self._running = True
-        wait = self._epoll.poll if not self._busy_poll_ns else self._spin
-        readers = self._readers
         while self._running:
-            self.turns += 1
-            for sock, on_message in self._sockets:
-                if sock.active:
-                    turn, until = _TURN, self.clock_ns() + _TURN_NS
-                    while turn and sock.readable():
-                        on_message()
-                        turn = turn - 1 if self.clock_ns() < until else 0
-            # After the messages: one of them may have set a timer or stopped the loop.
-            timeout = self._sleep_s()
-            for sock, _ in self._sockets:
-                if sock.active:
-                    timeout = 0.0
-            if self._chores:
+            try:
+                self._turn()
+            except Exception as e:
+                if self.on_error is None:
+                    raise
+                self.on_error(e)
+
+    def _turn(self) -> None:
+        self.turns += 1
+        for sock, on_message in self._sockets:
+            if sock.active:
+                turn, until = _TURN, self.clock_ns() + _TURN_NS
+                while turn and sock.readable():
+                    on_message()
+                    turn = turn - 1 if self.clock_ns() < until else 0
+        # After the messages: one of them may have set a timer or stopped the loop.
+        timeout = self._sleep_s()
+        for sock, _ in self._sockets:
+            if sock.active:
                 timeout = 0.0
-            for fd, _ in wait(timeout):
-                reader = readers.get(fd)
-                if reader is not None:
-                    reader()
-            if self._timers:
-                self._run_timers()
-            if self._chores:
-                step = self._chores.popleft()
-                if not step():
-                    self._chores.append(step)
+        if self._chores:
+            timeout = 0.0
+        for fd, _ in self._wait(timeout):
+            reader = self._readers.get(fd)
+            if reader is not None:
+                reader()
+        if self._timers:
+            self._run_timers()
+        if self._chores:
+            step = self._chores.popleft()
+            if not step():
+                self._chores.append(step)
 
     def _spin(self, timeout: float) -> list[tuple[int, int]]:
         """Poll without sleeping for a while: a core that stays awake answers sooner."""

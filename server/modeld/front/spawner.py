@@ -41,6 +41,8 @@ class Worker:
         #: 0 until the zygote has forked it.
         self.pid = 0
         self.pidfd = -1
+        #: Its zygote is gone, and it is a child of ours.
+        self.adopted = False
         self.asked_ns = spawner.loop.clock_ns()
         self.on_packet: Callable[[bytes], None] = lambda _: None
         self.on_end: Callable[[str], None] = lambda _: None
@@ -301,6 +303,8 @@ class Spawner:
             return
         self.zygote_restarts += 1
         for worker in list(self._workers.values()):
+            if worker.adopted:
+                continue  # it has outlived another zygote before
             if worker.pidfd >= 0:
                 self._adopt(worker)
             else:
@@ -320,6 +324,7 @@ class Spawner:
             self._workers.pop(worker.token, None)
             worker.finished(how)
 
+        worker.adopted = True
         self.loop.add_reader(worker.pidfd, ended)
 
     def _restart_zygote(self) -> None:
