@@ -8,6 +8,7 @@ import pty
 import signal
 import subprocess
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import lightgbm
@@ -102,7 +103,8 @@ def test_counters_events_and_the_picture_tell_the_same_story(
             for at in range(100):  # a subscription takes a moment to arrive, so one promotion may be missed
                 registry.promote(f"alpha:{'1.1.0' if at % 2 == 0 else '1.0.0'}", reason=f"number {at}")
                 operator.reload("alpha")
-                if follower.poll() is not None:
+                with suppress(subprocess.TimeoutExpired):
+                    follower.wait(3)
                     break
         (line,) = follower.stdout.read().splitlines()
     event = json.loads(line)
