@@ -145,13 +145,13 @@ def test_a_file_swapped_after_verification_is_not_what_serves(
         return found
 
     monkeypatch.setattr(trial, "read_sealed", read_then_swap)
-    engine, _, _ = prove(signed, lambda _: None)
+    engine, _ = prove(signed, -1, lambda _: None)
     assert (
         engine.model.boosters["predictions"].model_to_string() == trained["1.0.0"].booster.model_to_string()
     )
     monkeypatch.undo()
     with pytest.raises(TrialFailed, match=r"model\.txt: its bytes aren't those that were sealed"):
-        prove(signed, lambda _: None)
+        prove(signed, -1, lambda _: None)
 
 
 def test_a_key_that_can_not_be_read_is_no_fault_of_the_version(signed: ipc.Trial, tmp_path: Path) -> None:
@@ -160,7 +160,7 @@ def test_a_key_that_can_not_be_read_is_no_fault_of_the_version(signed: ipc.Trial
     for key in (tmp_path / "missing.pem", tmp_path / "broken.pem"):
         signed.keys = [str(key)]
         with pytest.raises(TrialFailed) as caught:
-            prove(signed, lambda _: None)
+            prove(signed, -1, lambda _: None)
         assert caught.value.again
 
 
@@ -171,5 +171,5 @@ def test_bytes_that_are_no_signature_are_refused(signed: ipc.Trial, signature: b
     path.unlink()
     path.write_bytes(signature)
     with pytest.raises(TrialFailed, match="is by none of the keys") as caught:
-        prove(signed, lambda _: None)
+        prove(signed, -1, lambda _: None)
     assert (caught.value.stage, caught.value.again) == ("verifying", False)
