@@ -190,7 +190,7 @@ WRONG = {
         404,
         "VERSION_NOT_AVAILABLE",
     ),
-    "no such path": ("/v2/models/alpha/explain", {"json": {}}, 404, "NOT_FOUND"),
+    "no such path": ("/v2/models/alpha/explain", {"json": {}}, 404, "not_found"),
     "not gzip": (INFER, {"content": b"x", "headers": {"Content-Encoding": "gzip"}}, 400, "usage"),
     "half of a gzip": (
         INFER,
