@@ -461,6 +461,9 @@ class Slot:
         old = self.serving
         same_as_before = old is None and self._kept is not None and self._kept.digest == served.pointer.digest
         self.generation = max(pointer.revision, self.generation + (0 if same_as_before else 1))
+        if same_as_before and self.desired is not None and self.desired.digest != served.pointer.digest:
+            # What was promoted since may have been served before the restart, under its own revision.
+            self.generation = max(self.generation, self.desired.revision + 1)
         served.move(State.SERVING)
         self.serving = Binding(
             self.generation,
