@@ -171,7 +171,7 @@ REFUSED: list[tuple[Any, list[bytes], str, str]] = [
     ({"inputs": [raw_tensor(24)]}, [b"x" * 23], "MALFORMED", "the raw frame has 23"),
     ({"inputs": [raw_tensor(23)]}, [b"x" * 23], "MALFORMED", "is 24 bytes"),
     ({"inputs": [raw_tensor(23)]}, [b"x" * 24], "MALFORMED", "binary_data_size is 23"),
-    ({"inputs": [tensor()]}, [b"x" * 24], "MALFORMED", "binary_data_size is None"),
+    ({"inputs": [tensor()]}, [b"x" * 24], "MALFORMED", "neither data nor parameters.binary_data_size"),
     ({"inputs": [raw_tensor(24, datatype="FP32")]}, [b"x" * 24], "MALFORMED", "is 12 bytes"),
     ({"inputs": [raw_tensor(24, datatype="FP16")]}, [b"x" * 24], "DATATYPE_UNSUPPORTED", "'FP16'"),
     ({"inputs": [raw_tensor(0)] * 65}, [b""] * 65, "MALFORMED", "65 raw frames; at most 64"),

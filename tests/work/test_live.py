@@ -89,4 +89,6 @@ def test_differences_are_told_by_output_and_limits_name_it() -> None:
         live.objection(described, turned) or ""
     )
     flat = live.compare(old, {"predictions": np.zeros(64)})
-    assert "one side is constant" in (live.objection(described, flat) or "")
+    assert "the rank correlation is 0.0000" in (live.objection(described, flat) or "")
+    same_row = {"predictions": np.full(64, old["predictions"][0])}
+    assert live.objection(described, live.compare(same_row, {"predictions": np.arange(64.0)})) is None
