@@ -476,3 +476,21 @@ def test_a_restart_after_a_rollback_without_the_registry_serves_what_was_rolled_
     os.rename(away, registry.root)
     wait_until(lambda: production(registry) == "1.0.0", 15)
     assert registry.history("alpha")[0].reason == "spread widened"
+
+
+def test_a_hold_outlives_a_restart(daemon: Daemon, registry: Registry) -> None:
+    """What was frozen stays so after a crash, though another version is in production by then; release lets it in."""
+    wait_until((daemon.directory / "state/good/alpha.json").exists)
+    with daemon.operator() as operator:
+        operator.call("hold", model_name="alpha", reason="the open")
+    wait_until((daemon.directory / "state/holds.json").exists)
+    registry.promote("alpha:1.1.0", reason="too early")
+    daemon.signal(signal.SIGKILL)
+    daemon.wait()
+    daemon.start()
+    line = daemon.model()
+    assert (line["version"], line["waiting"]) == ("1.0.0", "1.1.0")
+    assert "the open" in line["held"]
+    with daemon.operator() as operator:
+        operator.call("release", model_name="alpha", reason="it is over")
+    wait_until(lambda: daemon.model()["version"] == "1.1.0")

@@ -319,8 +319,7 @@ class Slot:
 
     def residents(self) -> list[Any]:
         """Every version that has workers or requests: serving, warm, retiring."""
-        serving = [self.serving.served] if self.serving is not None else []
-        return [*serving, *(one.served for one in self.warm), *self.retiring]
+        return [*(binding.served for binding in self._bindings()), *self.retiring]
 
     # -- the acts
 
