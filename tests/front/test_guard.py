@@ -54,6 +54,7 @@ def config(**settings: Any) -> Config:
             "trial.require_signature: /no/key.pem: can't be read",
         ),
         ({"trial": {"allow_joblib": "signed"}}, "trial.allow_joblib: signed needs keys"),
+        ({"runtime_dir": "/run/" + "x" * 100}, "endpoints.admin: .* at most 107 bytes; shorten runtime_dir"),
     ],
 )
 def test_an_open_door_is_refused(settings: dict[str, Any], problem: str) -> None:

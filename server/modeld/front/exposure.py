@@ -1,9 +1,10 @@
-"""Settings that would leave a door open: found before a socket is bound, and by `modeld check-config`."""
+"""Settings that leave a door open or can't be bound: found before a socket is, and by `modeld check-config`."""
 
 from __future__ import annotations
 
 import grp
 import ipaddress
+import os
 import re
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from modelreg.errors import RegistryError
 from modelreg.signing import public_key
 
 _TCP = re.compile(r"tcp://(?P<host>\[[^\]]*\]|[^:]*):(?P<port>\d+|\*)")
+#: What the kernel takes as a unix socket's path.
+_UNIX_PATH_BYTES = 107
 
 
 def find_problems(config: Config) -> list[str]:
@@ -26,7 +29,10 @@ def find_problems(config: Config) -> list[str]:
         if endpoint.startswith("ipc://@"):
             found.append(f"{key}: {endpoint}: an abstract socket has no directory that keeps others out")
         elif endpoint.startswith("ipc://"):
-            continue
+            if len(os.fsencode(endpoint.removeprefix("ipc://"))) > _UNIX_PATH_BYTES:
+                found.append(
+                    f"{key}: {endpoint}: a socket's path has at most {_UNIX_PATH_BYTES} bytes; shorten runtime_dir"
+                )
         elif (match := _TCP.fullmatch(endpoint)) is None:
             found.append(f"{key}: {endpoint}: neither ipc://PATH nor tcp://HOST:PORT")
         elif curve:

@@ -28,7 +28,6 @@ HANDSHAKE_MS = 2000
 HEARTBEAT_MS, HEARTBEAT_TIMEOUT_MS = 5000, 15000
 #: Replies still on their way at shutdown get this long. Milliseconds.
 LINGER_MS = 500
-_UNIX_PATH_BYTES = 107
 #: A socket and one of the endpoints that it is bound to.
 Listening = tuple[zmq.Socket[bytes], str]
 
@@ -149,10 +148,6 @@ def _restrict(path: str | Path, mode: int, gid: int | None) -> None:
 
 def _prepare_path(path: Path, endpoint: str, runtime_dir: str | None, gid: int | None) -> None:
     """libzmq silently takes over any socket file, even a live one: so find out first, and make the directory."""
-    if len(os.fsencode(path)) > _UNIX_PATH_BYTES:
-        raise ModeldError(
-            f"{endpoint}: a socket path has at most {_UNIX_PATH_BYTES} bytes; shorten runtime_dir"
-        )
     try:
         there = path.parent.exists()
         path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
