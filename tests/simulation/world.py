@@ -269,6 +269,8 @@ class World:
         last = self.make("good")
         self.note(f"the last: {last}")
         self.disk.promote(last.name, allow_schema_change=True)
+        if not self.front.up:  # there was nothing that it could have served
+            self.front = self.start()
         self.wait(_CONVERGES_S)
         self.burst()
         self.wait(2.0)
