@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pty
@@ -14,9 +15,11 @@ from pathlib import Path
 import lightgbm
 import numpy as np
 import pytest
+from rich.console import Console
 from tests.e2e.conftest import MODELD, Daemon
 from tests.support import wait_until
 
+from modeld.cli.top import Sample, picture
 from modeld.client.errors import Internal
 from modelreg import Registry
 
@@ -118,9 +121,34 @@ def test_counters_events_and_the_picture_tell_the_same_story(
     table = run(daemon, "stats").stdout
     assert "event swap" in table
     assert "p99.9" in table
-    picture = run(daemon, "top", "--once", "--interval", "0.1").stdout
-    assert "healthy" in picture
-    assert event["reason"] in picture
+    drawn = run(daemon, "top", "--once", "--interval", "0.1").stdout
+    assert "healthy" in drawn
+    assert event["reason"] in drawn
+
+
+def test_top_fits_a_terminal_of_80_columns() -> None:
+    """What is looked at first stands on one line, whole; a wide terminal has the rest."""
+    line = {
+        "model_name": "alpha-momentum",
+        "version": "20261121_181212",
+        "generation": 1234,
+        "state": "serving",
+    }
+    line |= {"warm": "20261120_181212", "trial": None, "pending": 3, "requests": 123456789}
+    status = {"pid": 12345, "ready": True, "degraded": [], "models": [line], "workers": []}
+    sample = Sample(0, status, {"uptime_s": 3, "models": {}}, [])
+
+    def drawn(width: int) -> list[str]:
+        console = Console(width=width, file=io.StringIO())
+        with console.capture() as capture:
+            console.print(picture(sample, sample, width))
+        return capture.get().splitlines()
+
+    first = next(line for line in drawn(80) if "alpha-momentum" in line).split()
+    assert first == ["alpha-momentum", "20261121_181212", "serving", "1234", "0", "0", "-", "-", "3"]
+    wide = "\n".join(drawn(160))
+    assert "20261120_181212" in wide
+    assert "123456789" in wide
 
 
 @pytest.mark.parametrize("how", ["q", "Ctrl-C"])

@@ -27,6 +27,10 @@ from modeld.client.errors import ModeldError
 _EVENTS = 8
 #: Columns where stdout is no terminal.
 _WIDE = 160
+#: Columns of text that the whole table needs; a narrower terminal gets what is looked at first.
+_WHOLE = 112
+_NUMBERS = ("GEN", "REQ/S", "ERR/S", "P50 µs", "P99 µs", "WAITING", "REQUESTS")
+_LESS = ("WARM", "TRIAL", "WORKERS", "REQUESTS")
 
 
 @dataclass
@@ -49,18 +53,19 @@ def take(admin: AdminClient) -> Sample:
     )
 
 
-def picture(before: Sample, now: Sample) -> Group:
+def picture(before: Sample, now: Sample, width: int = _WIDE) -> Group:
     """Rates and latencies are those between the two samples, the rest is as of the later one."""
     status = now.status
     reasons = [f"degraded: {why}" for why in status["degraded"]]
     word = "not ready" if not status["ready"] else "degraded" if reasons else "healthy"
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("MODEL", "VERSION", "GEN", "STATE", "WARM", "TRIAL", "WORKERS"):
-        table.add_column(name)
-    for name in ("REQ/S", "ERR/S", "P50 µs", "P99 µs", "WAITING", "REQUESTS"):
-        table.add_column(name, justify="right")
-    for line in status["models"]:
-        table.add_row(*_row(line, before, now))
+    table = Table(box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
+    rows = [_row(line, before, now) for line in status["models"]]
+    for name in ("MODEL", "VERSION", "STATE", "WARM", "TRIAL", "WORKERS", *_NUMBERS):
+        if width >= _WHOLE or name not in _LESS:
+            number = name in _NUMBERS
+            table.add_column(name, justify="right" if number else "left", no_wrap=number, overflow="fold")
+    for row in rows:
+        table.add_row(*(row[str(column.header)] for column in table.columns))
     return Group(
         Text(f"modeld, pid {status['pid']}, up {now.stats['uptime_s']:.0f} s: {word}", "bold"),
         *(Text(why, "yellow") for why in reasons),
@@ -69,7 +74,8 @@ def picture(before: Sample, now: Sample) -> Group:
     )
 
 
-def _row(line: dict[str, Any], before: Sample, now: Sample) -> list[str]:
+def _row(line: dict[str, Any], before: Sample, now: Sample) -> dict[str, str]:
+    """What stands under each heading."""
     name = line["model_name"]
     new, old = now.stats["models"].get(name, {}), before.stats["models"].get(name, {})
     if now.status["pid"] != before.status["pid"]:
@@ -79,18 +85,24 @@ def _row(line: dict[str, Any], before: Sample, now: Sample) -> list[str]:
     window = {at: count - earlier.get(at, 0) for at, count in new.get("latency_us", {}).items()}
     errors = sum(new.get("errors", {}).values()) - sum(old.get("errors", {}).values())
     trial = line["trial"]
-    workers = sum(w["model_name"] == name and w["state"] == "serving" for w in now.status["workers"])
-    return [
-        name,
-        *(cell(line[key]) for key in ("version", "generation", "state", "warm")),
-        "-" if trial is None else f"{trial['version']} {trial['state']}",
-        str(workers),
-        f"{(new.get('requests', 0) - old.get('requests', 0)) / seconds:.0f}",
-        f"{errors / seconds:.0f}",
-        *map(cell, quantiles(window, (0.5, 0.99))),
-        str(line["pending"]),
-        str(line["requests"]),
-    ]
+    p50, p99 = map(cell, quantiles(window, (0.5, 0.99)))
+    return {
+        "MODEL": name,
+        "VERSION": cell(line["version"]),
+        "GEN": cell(line["generation"]),
+        "STATE": cell(line["state"]),
+        "WARM": cell(line["warm"]),
+        "TRIAL": "-" if trial is None else f"{trial['version']} {trial['state']}",
+        "WORKERS": str(
+            sum(w["model_name"] == name and w["state"] == "serving" for w in now.status["workers"])
+        ),
+        "REQ/S": f"{(new.get('requests', 0) - old.get('requests', 0)) / seconds:.0f}",
+        "ERR/S": f"{errors / seconds:.0f}",
+        "P50 µs": p50,
+        "P99 µs": p99,
+        "WAITING": str(line["pending"]),
+        "REQUESTS": str(line["requests"]),
+    }
 
 
 def watch(admin: AdminClient, interval_s: float, once: bool) -> None:
@@ -105,7 +117,7 @@ def _watch(admin: AdminClient, console: Console, interval_s: float, once: bool) 
     if once or not console.is_terminal:
         time.sleep(interval_s)
         wide = console if console.is_terminal else Console(highlight=False, width=_WIDE)
-        wide.print(picture(before, take(admin)))
+        wide.print(picture(before, take(admin), wide.width))
         return
     with _keys() as quit_within, Live(console=console, screen=True, auto_refresh=False) as live:
         while not quit_within(interval_s):
@@ -114,7 +126,7 @@ def _watch(admin: AdminClient, console: Console, interval_s: float, once: bool) 
             except ModeldError as e:
                 live.update(Text(f"{e}", "red"), refresh=True)  # it may come back: a restart, say
                 continue
-            live.update(picture(before, now), refresh=True)
+            live.update(picture(before, now, console.width), refresh=True)
             before = now
 
 
