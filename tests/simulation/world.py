@@ -243,6 +243,8 @@ class World:
             assert one.served.state in (State.DRAINING, State.WARM)
         assert len(warm) <= max(1, self.config.keep_warm), "too many are kept warm"
         unfit = {digest_of(version) for version in self.disk.failed} | slot.rejected.keys()
+        if self.disk.fault is not None:  # what was restored to fitness since can't be known
+            unfit |= {one.digest for one in slot.view().warm if not one.fit}
         condemned = slot.condemned is not None and any(
             one.served.alive and one.digest not in unfit for one in warm
         )
