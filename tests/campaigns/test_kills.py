@@ -61,7 +61,7 @@ class Killer:
             below = self.daemon.children()
             self.daemon.signal(signal.SIGKILL)
             self.daemon.wait()
-            _, alive = psutil.wait_procs(below, 10)
+            _, alive = psutil.wait_procs(below, 30)
             # Orphans that have ended stay zombies where process 1 doesn't care for them.
             alive = [one for one in alive if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
             assert not alive, f"{alive} outlived the front"

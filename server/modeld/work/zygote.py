@@ -65,6 +65,7 @@ Answer = Forked | NotForked | Exited | Imported
 
 def main() -> None:
     """Serve forks on the descriptor that the command line names, until end of file."""
+    prctl.die_with_parent()  # the end of file is only seen when everything is imported
     prctl.set_slice(0)  # the front's isn't for those that compute
     control = socket.socket(fileno=fcntl.fcntl(int(sys.argv[1]), fcntl.F_DUPFD_CLOEXEC, 16))
     os.close(int(sys.argv[1]))
