@@ -23,7 +23,7 @@ log = logging.getLogger("modelreg")
 
 
 class Registry(Lifecycle):
-    """A registry on disk. Thread-safe; any number of processes may have it open. Arguments: see ``Core``."""
+    """A registry on disk. Thread-safe; any number of processes may have it open. Arguments: see ``Reading``."""
 
     def register(
         self,

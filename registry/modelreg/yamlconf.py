@@ -42,15 +42,6 @@ def load_yaml(path: str | Path, type: type[T]) -> T:
     return Document.read(Path(path)).convert(type)
 
 
-def parse_yaml(data: bytes | str, type: type[T], *, source: str) -> T:
-    """Convert YAML text to ``type``; ``source`` stands in messages where the file's name would.
-
-    Raises:
-        ConfigError: as ``load_yaml``.
-    """
-    return Document(data, source).convert(type)
-
-
 class Document:
     """A YAML mapping, where its keys stand, and single values that were set over it. Not thread-safe.
 

@@ -29,6 +29,8 @@ _GLOBAL_OPTIONS = {
     "--json": False,
     "--quiet": False,
     "-q": False,
+    "--yes": False,
+    "-y": False,
     "--root": True,
     "--actor": True,
     "--config": True,
@@ -45,6 +47,10 @@ def _globals(
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="Names alone on stdout, errors alone on stderr.")
     ] = False,
+    yes: Annotated[
+        bool,
+        typer.Option("--yes", "-y", help="Don't ask before something is deleted; needed off a terminal."),
+    ] = False,
     actor: Annotated[
         str | None,
         typer.Option("--actor", metavar="WHO", help="Who acts; else MODELREG_ACTOR, else user@host."),
@@ -59,7 +65,7 @@ def _globals(
     level = logging.ERROR if quiet else logging.WARNING
     logging.basicConfig(level=level, stream=sys.stderr, format="modelreg: %(levelname)s: %(message)s")
     settings = None if config is None else load_settings(config)
-    context.obj = Globals(root, as_json, quiet, actor, settings)
+    context.obj = Globals(root, as_json, quiet, yes, actor, settings)
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ import typer
 
 from modelreg import render
 from modelreg.cli.app import app
-from modelreg.cli.shared import DryRunOption, Globals, YesOption, confirm, out, show_rows
+from modelreg.cli.shared import DryRunOption, Globals, confirm, out, show_rows
 from modelreg.gc import DEFAULT_GRACE_H, DEFAULT_KEEP
 
 
@@ -26,7 +26,6 @@ def gc(
     grace_h: Annotated[
         float, typer.Option("--grace", metavar="HOURS", min=0, help="How long files stay in the trash.")
     ] = DEFAULT_GRACE_H,
-    yes: YesOption = False,
     dry_run: DryRunOption = False,
 ) -> None:
     """Delete old versions that nobody needs; channels', leased, tagged ones and parents always stay."""
@@ -34,7 +33,7 @@ def gc(
     registry = told.open()
     plan = registry.gc(keep=keep, grace_h=grace_h, name=model, dry_run=True)
     if not dry_run and (plan.deleted or plan.purged):
-        confirm(f"Delete {len(plan.deleted)} versions, and {len(plan.purged)} from the trash for good?", yes)
+        confirm(told, f"Delete {len(plan.deleted)} versions, and {len(plan.purged)} from the trash for good?")
     swept = plan if dry_run else registry.gc(keep=keep, grace_h=grace_h, name=model)
     verb = "would be " if dry_run else ""
     rows = [(ref, f"{verb}deleted") for ref in swept.deleted]

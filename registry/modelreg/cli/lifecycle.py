@@ -15,7 +15,6 @@ from modelreg.cli.shared import (
     OptionalReason,
     ReasonOption,
     RefArgument,
-    YesOption,
     changed,
     confirm,
     out,
@@ -91,7 +90,6 @@ def delete(
         bool, typer.Option("--force", help="Delete it though it is tagged or a channel holds it.")
     ] = False,
     reason: OptionalReason = None,
-    yes: YesOption = False,
     dry_run: DryRunOption = False,
 ) -> None:
     """Delete a version: its files go to the trash; what is in production can't be deleted."""
@@ -99,6 +97,6 @@ def delete(
     registry = told.open()
     registry.delete(ref, force=force, reason=reason, dry_run=True)
     if not dry_run:
-        confirm(f"Delete {ref}?", yes)
+        confirm(told, f"Delete {ref}?")
     commit = registry.delete(ref, force=force, reason=reason, dry_run=dry_run)
     changed(told, commit, ref, "deleted", dry_run)
