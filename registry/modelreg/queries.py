@@ -142,13 +142,15 @@ class Queries(Core):
         self.catalog.sync()
         return catalog.query(self.catalog.path, statement, limit=limit)
 
-    def rebuild(self) -> int:
-        """Make every projection again from the logs; returns how many versions there are.
+    def rebuild(self, *, dry_run: bool = False) -> int:
+        """Make every projection again from the logs; returns how many versions there are, deleted ones included.
 
         Raises:
             StoreUnavailableError: they can't be written.
         """
         models = self.models()
+        if dry_run:
+            return sum(len(self.state(name).versions) for name in models)
         for name in models:
             self._projector.project(self._log(name), models)
         return self.catalog.rebuild()

@@ -158,15 +158,6 @@ def test_several_outputs_and_artefacts(run, root, models, tmp_path):
     assert run("validate", "m").status == 0
 
 
-def test_a_dry_run_changes_nothing(run, root, models):
-    """promote and rollback with --dry-run say what they would do and write no record."""
-    run("init")
-    run("register", "m", models["a"].path, "--version", "1.0.0", "--no-golden")
-    told = run("promote", "m:1.0.0", "--reason", "go", "--dry-run", "--json").json
-    assert (told["dry_run"], told["to_version"], told["seq"]) == (True, "1.0.0", 2)
-    assert [path.name for path in (root / "m/log").iterdir()] == ["00000000000000000001.json"]
-
-
 def test_every_verb_and_option_has_help_and_is_documented(request):
     """No verb, option or argument is without a text, and docs/registry.md names each verb and option."""
     import typer

@@ -50,8 +50,11 @@ def test_delete_spares_what_is_needed(run, root, models):
     assert "the channel staging holds it; it has the tag keep" in refused.err
     assert run("delete", "m:1.2.0", "--dry-run").status == 0
     assert (root / "m/versions/1.2.0").is_dir()
-    assert run("delete", "m:1.2.0").status == 0
-    assert run("delete", "m:1.1.0", "--force", "--reason", "gone").status == 0
+    unasked = run("delete", "m:1.2.0")
+    assert (unasked.status, "say --yes" in unasked.err) == (2, True)
+    assert (root / "m/versions/1.2.0").is_dir()
+    assert run("delete", "m:1.2.0", "--yes").status == 0
+    assert run("--yes", "delete", "m:1.1.0", "--force", "--reason", "gone").status == 0
     assert [path.name for path in (root / "m/versions").iterdir()] == ["1.0.0"]
     assert not (root / "m/channels/staging").is_symlink()
     assert {path.name.split("@")[1] for path in (root / ".registry/trash").iterdir()} == {"1.1.0", "1.2.0"}

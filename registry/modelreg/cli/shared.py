@@ -96,6 +96,7 @@ def reading_version(told: Globals, doing: str, ref: str) -> Iterator[Registry]:
 
 
 def committed(told: Globals, commit: Commit, dry_run: bool) -> None:
+    """One line about a channel that moved: ``momentum: production moved from 1.0.0 to 1.1.0 (record 4)``."""
     verb = "would move" if dry_run else "moved"
     text = (
         f"{commit.name}: {commit.channel} {verb} from {commit.from_version or 'nothing'} to "
@@ -129,6 +130,12 @@ def out(told: Globals, data: dict[str, Any], text: str, name: str | None = None)
         render.print_json(data)
     else:
         print(name if told.quiet and name is not None else text)
+
+
+def said(told: Globals, text: str, dry_run: bool) -> None:
+    """Say on stderr what would have happened, where stdout has only a name."""
+    if dry_run and not told.quiet:
+        render.say(f"{text}; nothing was changed")
 
 
 def show_rows(told: Globals, columns: Sequence[str], rows: Sequence[Sequence[str]], data: Any) -> None:
