@@ -208,7 +208,8 @@ class Catalog:
     ) -> None:
         facts = row["metadata"] or {}
         columns = {
-            key: row[key] for key in ("name", "version", "ref", "digest", "status", "stage", "seq", "at")
+            key: row[key]
+            for key in ("name", "version", "ref", "digest", "status", "stage", "lifecycle", "seq", "at")
         }
         columns.update({key: row.get(key) for key in ("actor", "reason", "problem")})
         columns.update(

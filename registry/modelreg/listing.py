@@ -34,6 +34,7 @@ def describe(
         "digest": found.digest,
         "status": found.status,
         "stage": state.stage_of(version),
+        "lifecycle": state.lifecycle_of(version),
         "channels": list(state.channels_of(version)),
         "tags": list(found.tags),
         "approvals": list(found.approvals),
