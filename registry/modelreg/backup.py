@@ -21,7 +21,7 @@ from modelreg.clock import utc_now
 from modelreg.disk import DISK, Disk
 from modelreg.errors import ConflictError, IntegrityError, NotFoundError, StoreUnavailableError
 from modelreg.records import canonical_json, record_name
-from modelreg.sealed import CHECKSUM_FILE, Sealed, checksum_bytes, read_sealed
+from modelreg.sealed import CHECKSUM_FILE, Sealed, checksum_bytes, read_export, read_sealed
 
 if TYPE_CHECKING:
     from modelreg.core import Core
@@ -99,6 +99,10 @@ def _members(registry: Core, progress: Progress, disk: Disk) -> Iterator[tuple[s
             sealed = _read(registry, name, found, disk)
             for file, data in {**sealed.files, CHECKSUM_FILE: checksum_bytes(sealed.files)}.items():
                 yield f"{name}/versions/{found.version}/{file}", data
+            for export in found.exports:
+                limit = registry.settings.limits.version_bytes
+                data = read_export(registry.root / name, export, max_bytes=limit, disk=disk)
+                yield f"{name}/{export.file}", data
         signatures = registry.root / name / "signatures"
         for file in disk.listdir(signatures) if disk.exists(signatures) else ():
             if file.endswith(".sig"):
@@ -114,7 +118,8 @@ def _read(registry: Core, name: str, found: VersionState, disk: Disk) -> Sealed:
         return read_sealed(directory, expect_digest=found.digest, max_bytes=limit, disk=disk)
     except NotFoundError:
         for entry in trash.entries(registry.root, disk):
-            if (entry.name, entry.version) == (name, found.version):
+            ours = (entry.name, entry.version) == (name, found.version)
+            if ours and disk.exists(entry.path / CHECKSUM_FILE):  # not what was added as an export
                 return read_sealed(entry.path, expect_digest=found.digest, max_bytes=limit, disk=disk)
         raise IntegrityError(f"{directory}: missing, though it is registered; see: modelreg doctor") from None
 
@@ -158,6 +163,8 @@ def restore(source: Path, root: Path, disk: Disk = DISK, *, dry_run: bool = Fals
                 if found.status != "deleted":
                     limit = registry.settings.limits.version_bytes
                     read_sealed(directory, expect_digest=found.digest, max_bytes=limit, disk=disk)
+                    for export in found.exports:
+                        read_export(staging / name, export, max_bytes=limit, disk=disk)
         if dry_run:
             return count
         if root.exists():

@@ -290,4 +290,5 @@ def query(path: Path, statement: str, *, limit: int | None = None) -> tuple[list
         finally:
             connection.close()
     except (sqlite3.Error, sqlite3.Warning) as error:
-        raise UsageError(f"query: {error}") from error
+        more = "; only SELECT is allowed" if "authorized" in str(error) else ""
+        raise UsageError(f"query: {error}{more}") from error

@@ -7,12 +7,12 @@ from pathlib import Path
 
 from modelreg import archive, changes, signing
 from modelreg.bundle import LIGHTGBM_TEXT, ONNX
-from modelreg.errors import ConflictError, IntegrityError, NotFoundError, StoreUnavailableError, UsageError
+from modelreg.errors import ConflictError, NotFoundError, StoreUnavailableError, UsageError
 from modelreg.modellog import Decision
 from modelreg.queries import Queries
 from modelreg.records import ExportOp
 from modelreg.results import Commit
-from modelreg.sealed import CHECKSUM_FILE, checksum_bytes, read_sealed
+from modelreg.sealed import CHECKSUM_FILE, checksum_bytes, read_export, read_sealed
 from modelreg.state import ModelState, VersionState
 
 
@@ -83,11 +83,8 @@ class Exchange(Queries):
         models = [f for f, info in sealed.metadata.files.items() if info.role == "estimator"]
         export = next((e for e in found.exports if e.format == format), None)
         if export is not None:
-            data = self._disk.read(
-                self.root / name / export.file, max_bytes=self.settings.limits.version_bytes
-            )
-            if hashlib.sha256(data).hexdigest() != export.digest.removeprefix("sha256:"):
-                raise IntegrityError(f"{self.root / name / export.file}: its bytes aren't those added")
+            limit = self.settings.limits.version_bytes
+            data = read_export(self.root / name, export, max_bytes=limit, disk=self._disk)
         elif sealed.metadata.format == format and len(models) == 1:
             data = sealed.files[models[0]]
         elif format == ONNX and sealed.metadata.format == LIGHTGBM_TEXT:

@@ -48,7 +48,7 @@ def import_(
     told: Globals = context.obj
     told.open()  # no registry: say so before the directory is looked through
     found = discover(directory, name)
-    with reading(told, "importing", [] if dry_run else [f.model for f in found]) as disk:
+    with reading(told, "importing", [f.model for f in found]) as disk:
         registry = told.open(disk=disk)
         done = adopt(registry, found, allow_joblib=allow_joblib, load=not no_golden, dry_run=dry_run)
     rows = [(a.ref, a.outcome, a.source) for a in done]
