@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import shutil
@@ -186,6 +187,17 @@ def test_help_works_after_a_verb(run):
     done = run("promote", "-h")
     assert done.status == 0
     assert "--override-gates" in done.out
+
+
+def test_the_command_tells_its_version_and_completes(run):
+    """--version, and what a shell asks for when somebody presses the tab key."""
+    assert run("--version").out == f"modelreg {importlib.metadata.version('modeld')}\n"
+    asked = {
+        "_MODELREG_COMPLETE": "complete_bash",
+        "COMP_WORDS": "modelreg promote --over",
+        "COMP_CWORD": "2",
+    }
+    assert run(env=asked).out == "--override-gates\n"
 
 
 def test_the_command_never_imports_heavy_libraries():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import logging
 import os
 import sys
@@ -37,9 +38,18 @@ _GLOBAL_OPTIONS = {
 }
 
 
+def _tell_version(wanted: bool) -> None:
+    if wanted:
+        print(f"modelreg {importlib.metadata.version('modeld')}")
+        raise typer.Exit
+
+
 @app.callback()
 def _globals(
     context: typer.Context,
+    _version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_tell_version, help="Print the version.")
+    ] = False,
     root: Annotated[
         Path, typer.Option("--root", envvar="MODELREG_ROOT", metavar="DIR", help="The registry's directory.")
     ] = Path("models"),
