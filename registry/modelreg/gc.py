@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from modelreg import trash
 from modelreg.disk import Disk
-from modelreg.state import ModelState
+from modelreg.state import PROMOTABLE, ModelState
 
 #: How many of the newest versions stay.
 DEFAULT_KEEP = 5
@@ -75,7 +75,11 @@ def candidates(state: ModelState, *, keep: int, leased: Iterable[str], kinship: 
         if channel.version is not None:
             needed.add(channel.version)
         if channel.channel == "production":
-            needed.update(channel.previous[:1])
+            # The one before, and the one that a rollback would go to, where that is further back.
+            for version in channel.previous:
+                needed.add(version)
+                if state.versions[version].status in PROMOTABLE:
+                    break
     return [
         v.version
         for v in present

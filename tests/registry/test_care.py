@@ -45,6 +45,21 @@ def test_gc_spares_what_is_needed(ten, root, run):
     assert sorted(p.name for p in (root / "m/versions").iterdir()) == present(ten)
 
 
+def test_gc_spares_where_a_rollback_would_go(ten):
+    """The previous version of production failed: a rollback goes further back, so that one stays too."""
+    for version in ("1.0.0", "1.2.0", "1.3.0", "1.4.0"):
+        ten.promote(f"m:{version}", reason="x")
+    ten.fail("m:1.3.0", reason="x")
+    ten.gc(keep=0)
+    assert present(ten) == [
+        "1.1.0",
+        "1.2.0",
+        "1.3.0",
+        "1.4.0",
+    ]  # 1.9.0 derives from 1.1.0 until it is gone itself
+    assert ten.rollback("m", reason="x").to_version == "1.2.0"
+
+
 def test_the_trash_is_emptied_after_its_grace(ten, root):
     """Files stay until the grace is over; then they are gone for good."""
     ten.delete("m:1.0.0")
