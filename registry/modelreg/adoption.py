@@ -34,11 +34,8 @@ def adopt(
     done = []
     for found in versions:
         ref = f"{found.name}:{found.version or '(now)'}"
-        if dry_run:
-            done.append(Adopted(str(found.model), ref, "would be imported", True))
-            continue
         try:
-            done.append(_adopt(registry, found, allow_joblib=allow_joblib, load=load))
+            done.append(_adopt(registry, found, allow_joblib, load, dry_run))
         except ConflictError as error:
             exists = "exists already" in str(error)
             done.append(Adopted(str(found.model), ref, "exists" if exists else str(error), exists))
@@ -47,7 +44,7 @@ def adopt(
     return done
 
 
-def _adopt(registry: Registry, found: Found, *, allow_joblib: bool, load: bool) -> Adopted:
+def _adopt(registry: Registry, found: Found, allow_joblib: bool, load: bool, dry_run: bool) -> Adopted:
     reason = f"imported from {found.model.parent.name}/{found.model.name}"
     made = registry.register(
         found.name,
@@ -60,7 +57,10 @@ def _adopt(registry: Registry, found: Found, *, allow_joblib: bool, load: bool) 
         scaler=found.scaler,
         allow_joblib=allow_joblib,
         reason=reason,
+        dry_run=dry_run,
     )
+    if dry_run:
+        return Adopted(str(found.model), made.ref, "would be imported", True)
     match (found.status or "").lower():
         case "production":
             registry.promote(made.ref, reason=f"{reason}, was in production there", override_gates=True)

@@ -21,7 +21,7 @@ from modelreg.clock import utc_now
 from modelreg.disk import DISK, Disk
 from modelreg.errors import ConflictError, IntegrityError, NotFoundError, StoreUnavailableError
 from modelreg.records import canonical_json, record_name
-from modelreg.sealed import CHECKSUM_FILE, Sealed, checksum_bytes, read_sealed
+from modelreg.sealed import CHECKSUM_FILE, Sealed, checksum_bytes, read_export, read_sealed
 
 if TYPE_CHECKING:
     from modelreg.core import Core
@@ -35,8 +35,12 @@ MAX_TELLING_BYTES = 64 << 20
 _TELLING_FILE = "backup.json"
 
 
-def back_up(registry: Core, target: Path | None, progress: Progress, disk: Disk) -> tuple[Path, int]:
+def back_up(
+    registry: Core, target: Path | None, progress: Progress, disk: Disk, *, dry_run: bool = False
+) -> tuple[Path, int]:
     """Write a backup; returns where and how many files. Default: ``.registry/backups/<UTC second>.tar``.
+
+    ``dry_run``: read and check everything, write nothing.
 
     Raises:
         ConflictError: the target exists. IntegrityError: a log is broken or a version's files aren't those sealed.
@@ -45,13 +49,24 @@ def back_up(registry: Core, target: Path | None, progress: Progress, disk: Disk)
     if target is None:
         directory = registry.root / ".registry" / "backups"
         try:
-            disk.make_dirs(directory)
+            if not dry_run:
+                disk.make_dirs(directory)
         except OSError as error:
             raise StoreUnavailableError(f"{directory}: can't be made: {error.strerror or error}") from error
         target = directory / f"{utc_now():%Y%m%d_%H%M%S}.tar"
     elif target.is_dir():
         target = target / f"modelreg-{utc_now():%Y%m%d_%H%M%S}.tar"
-    return target, write_tar(target, _members(registry, progress, disk), disk)
+    members = _members(registry, progress, disk)
+    if not dry_run:
+        return target, write_tar(target, members, disk)
+    if disk.exists(target):
+        raise ConflictError(f"{target} exists; choose another name")
+    try:
+        return target, sum(1 for _ in members)
+    except OSError as error:
+        if isinstance(error, StoreUnavailableError):
+            raise
+        raise StoreUnavailableError(f"{registry.root}: can't be read: {error.strerror or error}") from error
 
 
 def _members(registry: Core, progress: Progress, disk: Disk) -> Iterator[tuple[str, Path | bytes]]:
@@ -84,6 +99,10 @@ def _members(registry: Core, progress: Progress, disk: Disk) -> Iterator[tuple[s
             sealed = _read(registry, name, found, disk)
             for file, data in {**sealed.files, CHECKSUM_FILE: checksum_bytes(sealed.files)}.items():
                 yield f"{name}/versions/{found.version}/{file}", data
+            for export in found.exports:
+                limit = registry.settings.limits.version_bytes
+                data = read_export(registry.root / name, export, max_bytes=limit, disk=disk)
+                yield f"{name}/{export.file}", data
         signatures = registry.root / name / "signatures"
         for file in disk.listdir(signatures) if disk.exists(signatures) else ():
             if file.endswith(".sig"):
@@ -99,15 +118,16 @@ def _read(registry: Core, name: str, found: VersionState, disk: Disk) -> Sealed:
         return read_sealed(directory, expect_digest=found.digest, max_bytes=limit, disk=disk)
     except NotFoundError:
         for entry in trash.entries(registry.root, disk):
-            if (entry.name, entry.version) == (name, found.version):
+            ours = (entry.name, entry.version) == (name, found.version)
+            if ours and disk.exists(entry.path / CHECKSUM_FILE):  # not what was added as an export
                 return read_sealed(entry.path, expect_digest=found.digest, max_bytes=limit, disk=disk)
         raise IntegrityError(f"{directory}: missing, though it is registered; see: modelreg doctor") from None
 
 
-def restore(source: Path, root: Path, disk: Disk = DISK) -> int:
+def restore(source: Path, root: Path, disk: Disk = DISK, *, dry_run: bool = False) -> int:
     """Unpack a backup into a root that isn't there yet, or has nothing in it; returns how many files.
 
-    It is unpacked beside the root, checked, and renamed into place.
+    It is unpacked beside the root, checked, and renamed into place; with ``dry_run`` it is removed again instead.
 
     Raises:
         ConflictError: something is at the root. NotFoundError: no such backup. IntegrityError: it isn't one, or it is
@@ -143,6 +163,10 @@ def restore(source: Path, root: Path, disk: Disk = DISK) -> int:
                 if found.status != "deleted":
                     limit = registry.settings.limits.version_bytes
                     read_sealed(directory, expect_digest=found.digest, max_bytes=limit, disk=disk)
+                    for export in found.exports:
+                        read_export(staging / name, export, max_bytes=limit, disk=disk)
+        if dry_run:
+            return count
         if root.exists():
             root.rmdir()
         disk.rename(staging, root)

@@ -1,30 +1,28 @@
-"""Care of a registry: leases, retention, backups, examination, signatures, exports."""
+"""Care of a registry: leases, retention, backups, examination."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from modelreg import archive, changes, doctor, gc, leases, signing, trash
 from modelreg import backup as backups
-from modelreg.bundle import LIGHTGBM_TEXT, ONNX
-from modelreg.errors import ConflictError, IntegrityError, NotFoundError, StoreUnavailableError, UsageError
+from modelreg import doctor, gc, leases, trash
+from modelreg.errors import ConflictError, RegistryError, StoreUnavailableError, UsageError
+from modelreg.exchange import Exchange
+from modelreg.gc import Kinship
 from modelreg.modellog import Decision
 from modelreg.names import check_model_name, check_text, check_version
-from modelreg.queries import Queries
-from modelreg.records import ExportOp, KnownOp, StatusOp
-from modelreg.results import Commit
-from modelreg.sealed import CHECKSUM_FILE, checksum_bytes, read_sealed
-from modelreg.state import ModelState, VersionState
+from modelreg.records import KnownOp, StatusOp
+from modelreg.sealed import read_metadata
+from modelreg.state import ModelState
 
 
 def _silent(_: str) -> None:
     """No progress is shown."""
 
 
-class Care(Queries):
+class Care(Exchange):
     """The part of ``Registry`` that keeps it in order."""
 
     def lease(
@@ -60,11 +58,12 @@ class Care(Queries):
         """Delete old versions that nobody needs, and empty the trash of what is older than its grace.
 
         The newest ``keep`` stay, and whatever a channel holds, was in production before, is leased, tagged, or the
-        parent of another version.
+        parent of another version. A damaged model is left alone, and so is whatever it could derive from; ``problems``
+        of the result names it.
 
         Raises:
             UsageError: ``keep`` is negative. StoreUnavailableError: something can't be read or written, so it isn't
-            known what derives from what; nothing is deleted.
+            known what is needed; no more is deleted.
         """
         if keep < 0:
             raise UsageError(f"--keep {keep}: can't be negative")
@@ -75,28 +74,38 @@ class Care(Queries):
                     f"{self.root}/{model}: can't be read: {trouble.strerror or trouble}; what its versions derive "
                     "from isn't known, so nothing is deleted"
                 )
-        parents = self._parents(list(survey))
+        kinship = self._kinship(list(survey))
         deleted = []
         for model in survey if name is None else [name]:
-            state = self.state(model)
-            if state.broken is None:
-                deleted += self._sweep(state, keep, parents, actor, dry_run)
-        over = gc.expired(trash.entries(self.root, self._disk), self._clock(), grace_h)
+            deleted += self._sweep(self.state(model), keep, kinship, actor, dry_run)
+        discarded = [e for e in trash.entries(self.root, self._disk) if e.name not in kinship.damaged]
+        over = gc.expired(discarded, self._clock(), grace_h)
         if not dry_run:
             gc.purge(over, self._disk)
             leases.sweep(self.root / ".registry" / "leases", self._clock(), self._disk)
-        return gc.Swept(tuple(deleted), tuple(f"{entry.name}@{entry.version}" for entry in over))
+        return gc.Swept(
+            tuple(deleted),
+            tuple(f"{entry.name}@{entry.version}" for entry in over),
+            tuple(problem for problems in kinship.damaged.values() for problem in problems),
+        )
 
     def backup(
-        self, target: str | Path | None = None, *, progress: Callable[[str], None] = _silent
+        self,
+        target: str | Path | None = None,
+        *,
+        progress: Callable[[str], None] = _silent,
+        dry_run: bool = False,
     ) -> tuple[Path, int]:
         """Write a backup that is consistent while others write; returns where, and how many files.
+
+        ``dry_run``: read and check all that would be in it, and write nothing.
 
         Raises:
             ConflictError: the target exists. IntegrityError: what would be backed up is damaged.
             StoreUnavailableError: it can't be written.
         """
-        return backups.back_up(self, None if target is None else Path(target), progress, self._disk)
+        where = None if target is None else Path(target)
+        return backups.back_up(self, where, progress, self._disk, dry_run=dry_run)
 
     def doctor(
         self, *, repair: bool = False, progress: Callable[[str], None] = _silent
@@ -114,134 +123,11 @@ class Care(Queries):
             found.append(finding)
         return found
 
-    def sign(self, ref: str, key: str | Path) -> Path:
-        """Sign a version with an Ed25519 private key; returns the signature's file. Its bytes are checked first.
-
-        Raises:
-            NotFoundError: no such version or key. IntegrityError: its bytes differ. UsageError: not such a key.
-        """
-        name, found = self._present(ref)
-        self._verify(name, found)
-        signature = signing.sign(self._sums(name, found), Path(key), self._disk)
-        path = signing.signature_file(self.root, name, found.version)
-        try:
-            self._disk.make_dirs(path.parent)
-            self._disk.write_replace(path, signature)
-            self._disk.fsync_dir(path.parent)
-        except OSError as error:
-            raise StoreUnavailableError(f"{path}: can't be written: {error.strerror or error}") from error
-        return path
-
-    def verify(self, ref: str, key: str | Path) -> None:
-        """Check a version's signature with a public key, and every byte of it.
-
-        Raises:
-            IntegrityError: no signature, not by this key, or bytes differ. NotFoundError, UsageError.
-        """
-        name, found = self._present(ref)
-        path = signing.signature_file(self.root, name, found.version)
-        signature = signing.read_signature(path, self._disk)
-        signing.check(signature, self._sums(name, found), Path(key), self._disk, where=str(path))
-        self._verify(name, found)
-
-    def export(self, ref: str, *, format: str, to: str | Path | None = None) -> Path:
-        """Write a version to a file: ``tar`` packs its sealed files; another format is one that was sealed or added.
-
-        LightGBM text is converted to ``onnx`` where none was added: float32, so close to the sealed model's answers and
-        not bit-equal; compared with them on the golden rows before it is written.
-
-        Raises:
-            NotFoundError: no such version, or it isn't there in that format. ConflictError: the file exists.
-            IntegrityError: bytes differ. LoadError: it can't be converted. StoreUnavailableError: it can't be
-            written.
-        """
-        name, found = self._present(ref)
-        sealed = read_sealed(
-            self.version_dir(name, found.version),
-            expect_digest=found.digest,
-            max_bytes=self.settings.limits.version_bytes,
-            disk=self._disk,
-        )
-        if format == "tar":
-            target = Path(to) if to is not None else Path(f"{name}-{found.version}.tar")
-            files = {**sealed.files, CHECKSUM_FILE: checksum_bytes(sealed.files)}
-            members = [(f"{name}-{found.version}/{file}", data) for file, data in files.items()]
-            archive.write_tar(target, members, self._disk)
-            return target
-        models = [f for f, info in sealed.metadata.files.items() if info.role == "estimator"]
-        export = next((e for e in found.exports if e.format == format), None)
-        if export is not None:
-            data = self._disk.read(
-                self.root / name / export.file, max_bytes=self.settings.limits.version_bytes
-            )
-            if hashlib.sha256(data).hexdigest() != export.digest.removeprefix("sha256:"):
-                raise IntegrityError(f"{self.root / name / export.file}: its bytes aren't those added")
-        elif sealed.metadata.format == format and len(models) == 1:
-            data = sealed.files[models[0]]
-        elif format == ONNX and sealed.metadata.format == LIGHTGBM_TEXT:
-            from modelreg.isolation import convert_to_onnx
-
-            directory = self.version_dir(name, found.version)
-            data = convert_to_onnx(
-                directory, digest=found.digest, settings=self.settings, where=f"{name}:{found.version}"
-            )
-        else:
-            raise NotFoundError(
-                f"{name}:{found.version} isn't there as {format}; add it with: modelreg add-export {ref} "
-                f"--format {format} FILE"
-            )
-        target = Path(to) if to is not None else Path(f"{name}-{found.version}.{format}")
-        try:
-            self._disk.write_new(target, data)
-        except FileExistsError as error:
-            raise ConflictError(f"{target} exists; choose another name with --to") from error
-        except OSError as error:
-            raise StoreUnavailableError(f"{target}: can't be written: {error.strerror or error}") from error
-        return target
-
-    def add_export(
-        self, ref: str, file: str | Path, *, format: str, reason: str | None = None, actor: str | None = None
-    ) -> Commit:
-        """Keep a version in another format beside it, and note it in the log; a newer one takes its place.
-
-        Raises:
-            UsageError: the format isn't a plain word. NotFoundError: no such version or file.
-        """
-        if not (format.isascii() and format.isalnum() and len(format) <= 32) or format == "tar":
-            raise UsageError(f"--format {format!r}: use a plain word such as onnx, torchscript, pmml")
-        name, found = self._present(ref)
-        try:
-            data = self._disk.read(Path(file).resolve(), max_bytes=self.settings.limits.version_bytes)
-        except OSError as error:
-            raise NotFoundError(f"{file}: can't be read: {error.strerror or error}") from error
-        digest = hashlib.sha256(data).hexdigest()
-        relative = f"exports/{found.version}/{digest[:16]}.{format}"
-        target = self.root / name / relative
-        try:
-            self._disk.make_dirs(target.parent)
-            self._disk.write_replace(target, data, mode=0o444)
-            self._disk.fsync_dir(target.parent)
-        except OSError as error:
-            raise StoreUnavailableError(f"{target}: can't be written: {error.strerror or error}") from error
-        op = ExportOp(found.version, format, relative, f"sha256:{digest}")
-
-        def decide(state: ModelState) -> Decision:
-            changes.refuse_deleted(name, state.versions[found.version])
-            return Decision([op])
-
-        return self._change(name, None, decide, reason, actor, False)
-
     def _sweep(
-        self,
-        state: ModelState,
-        keep: int,
-        parents: dict[str, str | None],
-        actor: str | None,
-        dry_run: bool,
+        self, state: ModelState, keep: int, kinship: Kinship, actor: str | None, dry_run: bool
     ) -> list[str]:
         def old(state: ModelState) -> list[str]:
-            leased = self._leased(state.name)
-            return gc.candidates(state, keep=keep, leased=leased, parents=parents)
+            return gc.candidates(state, keep=keep, leased=self._leased(state.name), kinship=kinship)
 
         def decide(state: ModelState) -> Decision:
             ops: list[KnownOp] = [StatusOp(version, "deleted") for version in old(state)]
@@ -261,32 +147,58 @@ class Care(Queries):
             found = [op.version for op in record.ops if isinstance(op, StatusOp)]
         return [f"{state.name}:{version}" for version in found]
 
-    def _parents(self, present: list[str]) -> dict[str, str | None]:
-        """What each version of these models derives from; never a part of it."""
+    def _kinship(self, present: list[str]) -> Kinship:
+        """What each version of these models derives from; where damage hides that, since when."""
         from modelreg.catalogsearch import Search, parents
         from modelreg.listing import scan
 
         try:
             with self.catalog.current(present=present) as connection:
-                found = parents(connection)
+                rows = parents(connection)
         except StoreUnavailableError:
-            rows = scan(self, Search(), present)
-            found = [(r["ref"], (r["metadata"] or {}).get("parent"), r.get("problem")) for r in rows]
-        for ref, _, problem in found:
-            if problem is not None:
-                raise StoreUnavailableError(
-                    f"{problem}; what {ref} derives from isn't known, so nothing is deleted; restore it from a "
-                    f"backup, or: modelreg delete {ref}"
+            rows = [
+                {**row, "parent": (row["metadata"] or {}).get("parent")}
+                for row in scan(self, Search(), present)
+            ]
+        found = Kinship({row["parent"] for row in rows if row["parent"]})
+        for row in rows:
+            if row.get("problem"):
+                found.hide(
+                    row["name"],
+                    f"{row['problem']}; what {row['ref']} derives from isn't known, so nothing of {row['name']} is "
+                    "deleted, nor what was registered before it elsewhere; restore it from a backup, or: modelreg "
+                    f"delete {row['ref']}",
+                    row["at"],
                 )
-        return {ref: parent for ref, parent, _ in found}
+        for name in present:
+            self._unrecorded(name, found)
+        return found
+
+    def _unrecorded(self, name: str, kinship: Kinship) -> None:
+        """Take in the sealed versions that a log doesn't tell of: it is damaged, or a registration isn't done."""
+        state, directory = self.state(name), self.root / name / "versions"
+        if state.broken is not None:
+            kinship.damaged[name] = [f"model {name!r} is read-only: {state.broken}; nothing of it is deleted"]
+        try:
+            sealed = self._disk.listdir(directory) if self._disk.exists(directory) else []
+        except OSError as error:
+            raise StoreUnavailableError(f"{directory}: can't be read: {error.strerror or error}") from error
+        for version in sealed:
+            if version in state.versions:
+                continue
+            try:
+                parent = read_metadata(directory / version, disk=self._disk).parent
+            except StoreUnavailableError:
+                raise
+            except RegistryError as error:
+                if state.broken is not None:
+                    problem = (
+                        f"{error}; what {name}:{version} derives from isn't known, so nothing is deleted"
+                    )
+                    kinship.hide(name, problem, None)
+                continue
+            if parent is not None:
+                kinship.parents.add(parent)
 
     def _leased(self, name: str) -> dict[str, str]:
         return {lease.version: lease.holder for lease in self.leases() if lease.name == name}
-
-    def _present(self, ref: str) -> tuple[str, VersionState]:
-        name, found = self.resolve(ref)
-        changes.refuse_deleted(name, found)
-        return name, found
-
-    def _sums(self, name: str, found: VersionState) -> bytes:
-        return self._disk.read(self.version_dir(name, found.version) / CHECKSUM_FILE, max_bytes=1 << 20)

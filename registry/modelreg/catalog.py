@@ -208,7 +208,8 @@ class Catalog:
     ) -> None:
         facts = row["metadata"] or {}
         columns = {
-            key: row[key] for key in ("name", "version", "ref", "digest", "status", "stage", "seq", "at")
+            key: row[key]
+            for key in ("name", "version", "ref", "digest", "status", "stage", "lifecycle", "seq", "at")
         }
         columns.update({key: row.get(key) for key in ("actor", "reason", "problem")})
         columns.update(
@@ -289,4 +290,5 @@ def query(path: Path, statement: str, *, limit: int | None = None) -> tuple[list
         finally:
             connection.close()
     except (sqlite3.Error, sqlite3.Warning) as error:
-        raise UsageError(f"query: {error}") from error
+        more = "; only SELECT is allowed" if "authorized" in str(error) else ""
+        raise UsageError(f"query: {error}{more}") from error

@@ -57,11 +57,13 @@ def related(connection: sa.Connection, ref: str) -> dict[str, str | None]:
     return {row.ref: row.parent for cte in (up, down) for row in connection.execute(sa.select(cte))}
 
 
-def parents(connection: sa.Connection) -> list[tuple[str, str | None, str | None]]:
-    """(reference, parent, why its facts aren't known) of every present version."""
+def parents(connection: sa.Connection) -> list[dict[str, Any]]:
+    """``name``, ``ref``, ``at``, ``parent`` and ``problem`` (why its facts aren't known) of every present version."""
     v = versions.c
-    found = connection.execute(sa.select(v.ref, v.parent, v.problem).where(v.status != "deleted"))
-    return [(row.ref, row.parent, row.problem) for row in found]
+    found = connection.execute(
+        sa.select(v.name, v.ref, v.at, v.parent, v.problem).where(v.status != "deleted")
+    )
+    return [dict(row) for row in found.mappings()]
 
 
 def _page(

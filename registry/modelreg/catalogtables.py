@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 #: The layout of the tables; another one is thrown away and made again.
-LAYOUT = 4
+LAYOUT = 5
 
 tables = sa.MetaData()
 
@@ -28,6 +28,7 @@ versions = sa.Table(
     sa.Column("digest", sa.Text, nullable=False),
     sa.Column("status", sa.Text, nullable=False),
     sa.Column("stage", sa.Text, nullable=False),
+    sa.Column("lifecycle", sa.Text, nullable=False),
     sa.Column("seq", sa.Integer, nullable=False),
     sa.Column("at", sa.Text, nullable=False),
     sa.Column("actor", sa.Text, nullable=False),

@@ -84,6 +84,15 @@ def retreat(name: str, to: str | None, channel: str, mark_failed: bool, expect: 
     return decide
 
 
+def next_retreat(state: ModelState, channel: str, to: str | None, failed: str | None) -> str | None:
+    """Where the rollback after one to ``to`` would go; ``failed``: what that one marks as failed."""
+    now = state.channels[channel]
+    for version in (now.version, *now.previous):
+        if version not in (None, to, failed) and state.versions[version].status in PROMOTABLE:
+            return version
+    return None
+
+
 def failure(ref: Ref) -> Decide:
     """Mark what ``ref`` means as failed."""
 

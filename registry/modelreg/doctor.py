@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from modelreg import trash
 from modelreg.disk import Disk
 from modelreg.errors import RegistryError
-from modelreg.sealed import read_sealed
+from modelreg.sealed import read_export, read_sealed
 
 if TYPE_CHECKING:
     from modelreg.core import Core
@@ -93,6 +93,8 @@ def _versions(registry: Core, state: ModelState, disk: Disk) -> list[tuple[Findi
         try:
             limit = registry.settings.limits.version_bytes
             read_sealed(directory, expect_digest=version.digest, max_bytes=limit, disk=disk)
+            for export in version.exports:
+                read_export(registry.root / state.name, export, max_bytes=limit, disk=disk)
         except RegistryError as error:
             found.append((Finding("version", f"{state.name}:{version.version}", str(error), False), None))
     return found

@@ -15,7 +15,7 @@ from modelreg.disk import Disk
 from modelreg.errors import ConflictError, NotFoundError, StoreUnavailableError
 from modelreg.modellog import Decision, ModelLog
 from modelreg.names import check_tag, check_text, timestamp_version
-from modelreg.records import KnownOp, Record, RegisterOp, TagOp
+from modelreg.records import KnownOp, RegisterOp, TagOp
 from modelreg.settings import Settings
 from modelreg.state import Fold, ModelState, VersionState
 
@@ -51,10 +51,11 @@ class Request:
     artefacts: Sequence[Path]
     actor: str
     reason: str | None
+    dry_run: bool
 
 
-def enrol(store: Store, model: ModelLog, request: Request) -> tuple[VersionState, Record]:
-    """Seal and commit; returns the version and its record. Raises as ``Registry.register``."""
+def enrol(store: Store, model: ModelLog, request: Request) -> VersionState:
+    """Seal and commit, or all but that; returns the version. Raises as ``Registry.register``."""
     if request.reason is not None:
         check_text(request.reason, "the reason")
     given = dict(request.given)
@@ -90,11 +91,13 @@ def enrol(store: Store, model: ModelLog, request: Request) -> tuple[VersionState
             store.root, bundle, metadata, golden, settings=store.settings, disk=store.disk
         )
         try:
-            record = _settle(store, model, request, staged, version, tags)
+            if request.dry_run:
+                at = rfc3339(store.clock())
+                return VersionState(version, staged.digest, "registered", state.seq + 1, at, tags=tags)
+            if _settle(store, model, request, staged, version, tags):
+                return model.refresh().versions[version]
         finally:
             store.disk.remove_flat_dir(staged.directory)
-        if record is not None:
-            return model.refresh().versions[version], record
 
 
 def _settle(
@@ -104,8 +107,8 @@ def _settle(
     staged: registration.Staged,
     version: str,
     tags: tuple[str, ...],
-) -> Record | None:
-    """Put a staged version into place and commit it; None where another timestamp has to be tried."""
+) -> bool:
+    """Put a staged version into place and commit it; False where another timestamp has to be tried."""
     target = store.root / request.name / "versions" / version
     digest, ours, recovered = staged.digest, True, False
     try:
@@ -114,7 +117,7 @@ def _settle(
         raise StoreUnavailableError(f"{model.directory}: can't be made: {error.strerror or error}") from error
     while not registration.move_into_place(staged, target, store.disk):
         if version in _present(model, request.version).versions or request.version is None:
-            return None
+            return False
         limit = store.settings.limits.version_bytes
         try:
             leftover = registration.inspect_leftover(target, staged, max_bytes=limit, disk=store.disk)
@@ -132,27 +135,25 @@ def _settle(
         return Decision([RegisterOp(version, digest, recovered), *marks])
 
     try:
-        record, _ = model.commit(decide, actor=request.actor, reason=request.reason, clock=store.clock)
+        model.commit(decide, actor=request.actor, reason=request.reason, clock=store.clock)
     except ConflictError:
         # Only the process that put the directory there may take a record made on its behalf for its own.
-        finished = _completed_by_another(model, version, digest) if ours else None
-        if finished is None:
+        if not (ours and _completed_by_another(model, version, digest)):
             raise
-        return finished
     if recovered:
         raise _duplicate(
             request.name, model.refresh().versions[version], "; an interrupted registration was completed"
         )
-    return record
+    return True
 
 
-def _completed_by_another(model: ModelLog, version: str, digest: str) -> Record | None:
-    """Our own registration, if another process took us for dead and committed it on our behalf."""
-    for record in model.records():
-        for op in record.ops:
-            if isinstance(op, RegisterOp) and op.version == version:
-                return record if op.recovered and op.digest == digest else None
-    return None
+def _completed_by_another(model: ModelLog, version: str, digest: str) -> bool:
+    """Whether another process took us for dead and committed our own registration on our behalf."""
+    return any(
+        isinstance(op, RegisterOp) and (op.version, op.digest, op.recovered) == (version, digest, True)
+        for record in model.records()
+        for op in record.ops
+    )
 
 
 def _present(model: ModelLog, version: str | None) -> ModelState:

@@ -24,6 +24,9 @@ DEFAULT_MAX_BYTES = 10 << 30
 
 _KEY = b"modelreg.key"
 
+#: An unfinished file that is older than this, in seconds, is of a process that died.
+_ABANDONED_S = 3600.0
+
 
 class DiskExpressionCache:
     """Frames by key ``{factor}:{as_of}:{dataset_version}:{snapshot}:{config_hash}``. Thread-safe and process-safe.
@@ -135,6 +138,10 @@ class DiskExpressionCache:
         return len(entries)
 
     def _shrink(self) -> None:
+        for path in self._directory.glob(".tmp-*"):
+            with contextlib.suppress(FileNotFoundError):
+                if time.time() - path.stat().st_mtime > _ABANDONED_S:
+                    self._discard(path)
         entries = []
         for path in self._directory.glob("*.parquet"):
             with contextlib.suppress(FileNotFoundError):

@@ -1,7 +1,8 @@
 """Adopting what other tools left: finds versions in a directory, changes nothing there.
 
 Three layouts: ``<YYYYMMDD_HHMMSS>/model.*`` with ``production/latest``; a JSON file that lists pickles and scalers
-beside it; ``artifacts/<type>/<version>/model.*``. Facts come from ``metadata.json`` or the JSON file's entries.
+beside it; ``artifacts/<type>/<version>/model.*``. Facts come from ``metadata.json`` (``metrics.json``) or the JSON
+file's entries.
 """
 
 from __future__ import annotations
@@ -98,7 +99,7 @@ def _by_time(base: Path, name: str, disk: Disk) -> Iterator[Found]:
     current = latest.resolve().name if latest.is_symlink() else None
     for directory in [path for path in _listed(base, disk) if path.is_dir()]:
         if re.fullmatch(r"\d{8}_\d{6}", directory.name) and (model := _model(directory, disk)):
-            facts = _facts(directory / "metadata.json", disk)
+            facts = _facts_beside(directory, disk)
             status = "production" if directory.name == current else facts.get("deployment_status")
             yield _found(name, directory.name, model, directory, facts, status, disk)
 
@@ -109,7 +110,7 @@ def _by_type(base: Path, disk: Disk) -> Iterator[Found]:
         for directory in sorted(versions, key=lambda path: _order(path.name)):
             model = _model(directory, disk)
             if model is not None:
-                facts = _facts(directory / "metadata.json", disk)
+                facts = _facts_beside(directory, disk)
                 yield _found(
                     clean_name(kind.name), directory.name, model, directory, facts, facts.get("status"), disk
                 )
@@ -180,6 +181,24 @@ def _named(base: Path, entry: Mapping[str, Any], keys: tuple[str, ...]) -> Path 
 
 def _listed(directory: Path, disk: Disk) -> list[Path]:
     return [directory / name for name in disk.listdir(directory)]
+
+
+def _facts_beside(directory: Path, disk: Disk) -> dict[str, Any]:
+    """What a version's directory says of it; metrics may have a file of their own."""
+    facts = _facts(directory / "metadata.json", disk)
+    if not facts.keys() & {"metrics", "validation_metrics", "performance"}:
+        facts["metrics"] = _numbers(_facts(directory / "metrics.json", disk))
+    return facts
+
+
+def _numbers(told: dict[str, Any]) -> dict[str, Any]:
+    """Numbers alone, however deep; tools write names and moments beside them."""
+    nested = {key: _numbers(value) if isinstance(value, dict) else value for key, value in told.items()}
+    return {
+        key: value
+        for key, value in nested.items()
+        if isinstance(value, dict | float | int) and not isinstance(value, bool)
+    }
 
 
 def _facts(path: Path, disk: Disk) -> dict[str, Any]:

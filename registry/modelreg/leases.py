@@ -99,10 +99,10 @@ class Lease:
 
 
 def active(directory: Path, now: dt.datetime, disk: Disk) -> list[LeaseInfo]:
-    """The leases that hold at ``now``; a file that can't be read counts as none.
+    """The leases that hold at ``now``; a file that isn't a lease counts as none.
 
     Raises:
-        StoreUnavailableError: the directory can't be read: then nobody knows what is in use.
+        StoreUnavailableError: the directory or a file can't be read: then nobody knows what is in use.
     """
     return [info for _, info, ends in _read(directory, disk) if ends > now]
 
@@ -128,6 +128,10 @@ def _read(directory: Path, disk: Disk) -> Iterator[tuple[Path, LeaseInfo, dt.dat
                 str(told["name"]), str(told["version"]), str(told["holder"]), str(told["expires_at"])
             )
             ends = dt.datetime.fromisoformat(info.expires_at).astimezone(dt.UTC)
-        except (OSError, ValueError, KeyError, TypeError, IntegrityError):
+        except (FileNotFoundError, ValueError, KeyError, TypeError, IntegrityError):
             continue
+        except OSError as error:
+            raise StoreUnavailableError(
+                f"{directory / file}: can't be read: {error.strerror or error}"
+            ) from error
         yield directory / file, info, ends

@@ -33,23 +33,39 @@ class Lifecycle(Care):
         parsed, acting = parse_ref(ref), self._acting(actor)
         return self._change(parsed.name, None, changes.approval(parsed, acting), reason, acting, dry_run)
 
-    def tag(self, ref: str, tag: str, *, reason: str | None = None, actor: str | None = None) -> Commit:
+    def tag(
+        self,
+        ref: str,
+        tag: str,
+        *,
+        reason: str | None = None,
+        actor: str | None = None,
+        dry_run: bool = False,
+    ) -> Commit:
         """Put a free label on a version.
 
         Raises:
             UsageError: not a label. ConflictError: the version was deleted. NotFoundError: no such version.
         """
         parsed = parse_ref(ref)
-        return self._change(parsed.name, None, changes.tagging(parsed, tag), reason, actor, False)
+        return self._change(parsed.name, None, changes.tagging(parsed, tag), reason, actor, dry_run)
 
-    def untag(self, ref: str, tag: str, *, reason: str | None = None, actor: str | None = None) -> Commit:
+    def untag(
+        self,
+        ref: str,
+        tag: str,
+        *,
+        reason: str | None = None,
+        actor: str | None = None,
+        dry_run: bool = False,
+    ) -> Commit:
         """Take a label off a version.
 
         Raises:
             NotFoundError: no such version, or it has no such label.
         """
         parsed = parse_ref(ref)
-        return self._change(parsed.name, None, changes.untagging(parsed, tag), reason, actor, False)
+        return self._change(parsed.name, None, changes.untagging(parsed, tag), reason, actor, dry_run)
 
     def archive(
         self, ref: str, *, reason: str | None = None, actor: str | None = None, dry_run: bool = False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from modelreg.core import Core
 from modelreg.errors import NotFoundError, RegistryError, StoreUnavailableError, UsageError
@@ -34,6 +34,7 @@ def describe(
         "digest": found.digest,
         "status": found.status,
         "stage": state.stage_of(version),
+        "lifecycle": state.lifecycle_of(version),
         "channels": list(state.channels_of(version)),
         "tags": list(found.tags),
         "approvals": list(found.approvals),
@@ -53,6 +54,20 @@ def describe(
     return row
 
 
+class Filters(TypedDict, total=False):
+    """What versions may be asked for by; ``select`` says what each means."""
+
+    channel: str | None
+    status: str | None
+    tag: str | None
+    config_hash: str | None
+    task_type: str | None
+    minima: Sequence[tuple[str, float]]
+    sort: str | None
+    limit: int | None
+    after: str | None
+
+
 def parse_minimum(text: str) -> tuple[str, float]:
     """``METRIC=X`` as (metric, x).
 
@@ -68,7 +83,7 @@ def parse_minimum(text: str) -> tuple[str, float]:
     raise UsageError(f"--min {text!r}: expected METRIC=NUMBER, as in ic=0.02")
 
 
-def select(registry: Core, name: str | None = None, **filters: Any) -> list[dict[str, Any]]:
+def select(registry: Core, name: str | None = None, **filters: Unpack[Filters]) -> list[dict[str, Any]]:
     """The versions that pass every filter: newest first, or best first by the metric ``sort``.
 
     Filters: ``channel``, ``status``, ``tag``, ``config_hash`` (may be shortened), ``task_type``, ``minima`` (pairs of

@@ -7,6 +7,7 @@ It reads ``SCRATCH/rows.npz`` (if there) and ``SCRATCH/limits.json``, and leaves
 from __future__ import annotations
 
 import json
+import logging
 import os
 import resource
 import sys
@@ -39,6 +40,8 @@ def main(arguments: list[str], work: Work | None = None) -> int:
     directory, scratch = Path(arguments[0]), Path(arguments[1])
     limits: dict[str, Any] = json.loads((scratch / LIMITS_FILE).read_bytes())
     _limit(limits)
+    logging.basicConfig(stream=sys.stderr, format="%(message)s")
+    logging.getLogger("modelreg.loaders").setLevel(logging.DEBUG)
     from modelreg.errors import RegistryError
 
     try:

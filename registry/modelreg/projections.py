@@ -103,15 +103,14 @@ class Projector:
 
     def _clear_deleted(self, state: ModelState) -> None:
         gone = {version.version for version in state.versions.values() if version.status == "deleted"}
-        directory = self._root / state.name / "versions"
-        if not gone or not self._disk.exists(directory):
-            return
-        for version in self._disk.listdir(directory):
-            if version in gone:
-                try:
-                    trash.move(directory / version, self._root, self._disk)
-                except FileNotFoundError:
-                    continue  # another process was faster
+        for kind in ("versions", "exports") if gone else ():
+            directory = self._root / state.name / kind
+            for version in self._disk.listdir(directory) if self._disk.exists(directory) else ():
+                if version in gone:
+                    try:
+                        trash.move(directory / version, self._root, self._disk)
+                    except FileNotFoundError:
+                        continue  # another process was faster
 
     def _production(self, name: str, holder: str | None, models: list[str]) -> dict[Path, str | None]:
         target = None if holder is None else f"../{name}/versions/{holder}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from modelreg import card, comparison, lineage
 from modelreg.core import Core
@@ -14,6 +14,7 @@ from modelreg.metadata import Metadata
 from modelreg.sealed import read_file, read_sealed, read_sums
 
 if TYPE_CHECKING:
+    from modelreg.listing import Filters
     from modelreg.loaders import LoadedModel
 
 
@@ -112,13 +113,20 @@ class Queries(Core):
         limit = self.settings.limits.version_bytes
         return load(read_sealed(directory, expect_digest=found.digest, max_bytes=limit, disk=self._disk))
 
-    def find(self, **filters: Any) -> list[dict[str, Any]]:
-        """Versions by any filter of ``modelreg list`` (see ``listing.select``): ``config_hash``, ``tag``, …"""
+    def find(self, name: str | None = None, **filters: Unpack[Filters]) -> list[dict[str, Any]]:
+        """Versions of one model or of all, newest first, as ``modelreg list --json`` shows them.
+
+        Filters: ``channel``, ``status``, ``tag``, ``config_hash``, ``task_type``, ``minima``, ``sort``, ``limit``,
+        ``after``; see ``listing.select``.
+
+        Raises:
+            NotFoundError: no such model. UsageError: no such status, or nobody knows which ``sort`` is better.
+        """
         from modelreg.listing import select
 
-        return select(self, filters.pop("name", None), **filters)
+        return select(self, name, **filters)
 
-    def best(self, name: str, metric: str, **filters: Any) -> dict[str, Any]:
+    def best(self, name: str, metric: str, **filters: Unpack[Filters]) -> dict[str, Any]:
         """The version of a model with the best value of a metric, of those that pass the filters.
 
         Raises:
@@ -126,7 +134,8 @@ class Queries(Core):
         """
         from modelreg.metrics import value_of
 
-        rows = self.find(name=name, sort=metric, **filters)
+        filters["sort"] = metric
+        rows = self.find(name, **filters)
         if not rows or value_of((rows[0]["metadata"] or {}).get("metrics", {}), metric) is None:
             raise NotFoundError(f"no version of {name} has the metric {metric!r}; see: modelreg list {name}")
         return rows[0]
@@ -142,13 +151,15 @@ class Queries(Core):
         self.catalog.sync()
         return catalog.query(self.catalog.path, statement, limit=limit)
 
-    def rebuild(self) -> int:
-        """Make every projection again from the logs; returns how many versions there are.
+    def rebuild(self, *, dry_run: bool = False) -> int:
+        """Make every projection again from the logs; returns how many versions there are, deleted ones included.
 
         Raises:
             StoreUnavailableError: they can't be written.
         """
         models = self.models()
+        if dry_run:
+            return sum(len(self.state(name).versions) for name in models)
         for name in models:
             self._projector.project(self._log(name), models)
         return self.catalog.rebuild()

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from modelreg import changes, enrol, gates, judging, validation
+from modelreg import changes, enrol, gates, judging, signing, validation
 from modelreg.errors import ConflictError, StoreUnavailableError
 from modelreg.gates import GateResult
 from modelreg.lifecycle import Lifecycle
@@ -17,13 +18,13 @@ from modelreg.records import StatusOp
 from modelreg.refs import parse_ref
 from modelreg.results import UNSET, Commit, Expect, Version
 from modelreg.settings import ChannelGates
-from modelreg.state import ModelState
+from modelreg.state import ModelState, VersionState
 
 log = logging.getLogger("modelreg")
 
 
 class Registry(Lifecycle):
-    """A registry on disk. Thread-safe; any number of processes may have it open. Arguments: see ``Core``."""
+    """A registry on disk. Thread-safe; any number of processes may have it open. Arguments: see ``Reading``."""
 
     def register(
         self,
@@ -44,6 +45,7 @@ class Registry(Lifecycle):
         allow_joblib: bool = False,
         actor: str | None = None,
         reason: str | None = None,
+        dry_run: bool = False,
     ) -> Version:
         """Seal a version and commit it.
 
@@ -59,6 +61,7 @@ class Registry(Lifecycle):
             MODEL_CARD.md.
             scaler: a joblib file; rows go through its ``transform`` before the estimators see them.
             allow_joblib: seal joblib files, which are code that runs wherever they are loaded.
+            dry_run: do all but commit; the Version has the sequence that it would have got.
 
         Raises:
             UsageError: an argument can't be right. NotFoundError: a file or the parent isn't there.
@@ -84,14 +87,15 @@ class Registry(Lifecycle):
             artefacts=artefacts,
             actor=self._acting(actor),
             reason=reason,
+            dry_run=dry_run,
         )
         model = self._log(name)
         store = enrol.Store(self.root, self.settings, self._clock, self._disk)
-        found, record = enrol.enrol(store, model, request)
-        self._project(model)
-        return Version(
-            name, found.version, found.digest, record.seq, record.at, self.version_dir(name, found.version)
-        )
+        found = enrol.enrol(store, model, request)
+        if not dry_run:
+            self._project(model)
+        path = self.version_dir(name, found.version)
+        return Version(name, found.version, found.digest, found.seq, found.at, path)
 
     def promote(
         self,
@@ -171,7 +175,8 @@ class Registry(Lifecycle):
 
         ``to`` is a reference or a version of this model. ``mark_failed`` marks the version that is left.
         Versions that failed, were archived or deleted are passed over. Integrity is checked, performance
-        isn't.
+        isn't. The version that is left becomes the previous one: without ``mark_failed`` a second rollback goes back
+        to it, as ``next_rollback`` of the Commit says.
 
         Raises:
             ConflictError: there is nothing to go back to, or the channel isn't as expected.
@@ -183,19 +188,31 @@ class Registry(Lifecycle):
             name, to, channel, mark_failed, expect if expect is not UNSET else changes.ANY
         )
         reason = check_text(reason, "a reason (--reason)")
-        return self._change(name, channel, decide, reason, actor, dry_run, expect_seq=expect_seq)
+        commit = self._change(name, channel, decide, reason, actor, dry_run, expect_seq=expect_seq)
+        gone = commit.from_version if mark_failed else None
+        following = changes.next_retreat(self.state(name), channel, commit.to_version, gone)
+        return replace(commit, next_rollback=following)
 
-    def validate(self, ref: str, *, actor: str | None = None) -> validation.ValidationReport:
-        """Check a version's bytes, load it in a process that may die, and replay its golden rows.
+    def validate(
+        self, ref: str, *, key: str | Path | None = None, actor: str | None = None, dry_run: bool = False
+    ) -> validation.ValidationReport:
+        """Check a version's bytes and signature, load it in a process that may die, and replay its golden rows.
 
         A version that passes gets the status ``validated``, where it was ``registered`` and the registry can
-        be written; a version that doesn't pass keeps its status.
+        be written; a version that doesn't pass keeps its status, and with ``dry_run`` every version does.
+
+        Args:
+            key: a public key whose signature the version must have. Without one a signature is only told of.
 
         Raises:
-            IntegrityError: what differs or how the process ended. NotFoundError: no such version.
+            IntegrityError: what differs or how the process ended. NotFoundError: no such version or key.
+            UsageError: not an Ed25519 key.
         """
         name, found = self.resolve(ref)
         changes.refuse_deleted(name, found)
+        if key is not None:
+            self.verify(ref, key)
+        signed = validation.Check("signature", self._signature(name, found, key))
         report = validation.validate_version(
             self.version_dir(name, found.version),
             name,
@@ -204,9 +221,18 @@ class Registry(Lifecycle):
             settings=self.settings,
             disk=self._disk,
         )
-        if found.status == "registered" and self.state(name).broken is None:
+        if not dry_run and found.status == "registered" and self.state(name).broken is None:
             self._note_validated(name, found.version, actor)
-        return report
+        checksums, *others = report.checks
+        return replace(report, checks=(checksums, signed, *others))
+
+    def _signature(self, name: str, found: VersionState, key: str | Path | None) -> str:
+        """What there is to say of a version's signature."""
+        if key is not None:
+            return f"by {key}"
+        if self._disk.exists(signing.signature_file(self.root, name, found.version)):
+            return "there; whose it is tells --key"
+        return "none"
 
     def _note_validated(self, name: str, version: str, actor: str | None) -> None:
         def decide(state: ModelState) -> Decision:

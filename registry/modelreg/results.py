@@ -40,7 +40,8 @@ class Commit:
 
     ``channel`` and the versions are None where no channel moved; ``digest``: of to_version. ``overridden``: the
     gates that weren't passed, if they were overridden. ``changed``: a record was written; where the channel held the
-    version already none is, and ``seq`` and ``at`` are those of the record that put it there.
+    version already none is, and ``seq`` and ``at`` are those of the record that put it there. ``next_rollback``: where
+    one more rollback would go, if this was one and there is such a version.
     """
 
     name: str
@@ -52,3 +53,4 @@ class Commit:
     digest: str | None
     overridden: tuple[str, ...] = ()
     changed: bool = True
+    next_rollback: str | None = None

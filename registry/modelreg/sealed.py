@@ -16,6 +16,7 @@ from pathlib import Path
 from modelreg.disk import DISK, Disk
 from modelreg.errors import IntegrityError, NotFoundError, StoreUnavailableError
 from modelreg.metadata import MAX_METADATA_BYTES, METADATA_FILE, Metadata, decode
+from modelreg.state import Export
 
 #: The file that seals the others; `sha256sum -c --strict` reads it.
 CHECKSUM_FILE = "checksum.sha256"
@@ -119,6 +120,24 @@ def read_file(
         raise _not_a_directory(directory, error) from error
     except OSError as error:
         raise _unreadable(directory, error) from error
+
+
+def read_export(directory: Path, export: Export, *, max_bytes: int, disk: Disk = DISK) -> bytes:
+    """Read and verify what was added in another format; ``directory``: of the model.
+
+    Raises:
+        IntegrityError: its bytes aren't those added, or it is missing. StoreUnavailableError: it can't be read.
+    """
+    path = directory / export.file
+    try:
+        data = disk.read(path, max_bytes=max_bytes)
+    except FileNotFoundError as error:
+        raise IntegrityError(f"{path}: missing, though it was added; restore it from a backup") from error
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    if f"sha256:{hashlib.sha256(data).hexdigest()}" != export.digest:
+        raise IntegrityError(f"{path}: its bytes aren't those added")
+    return data
 
 
 def read_sums(

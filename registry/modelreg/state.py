@@ -125,6 +125,24 @@ class ModelState:
                 return channel
         return held[0] if held else self.versions[version].status
 
+    def lifecycle_of(self, version: str) -> str:
+        """The one word that registries with a single axis have for this: derived, never stored.
+
+        ``production``: in that channel; ``staged``: in another one. Else ``failed`` or ``deleted``, as its status;
+        ``retired``: archived after it was in production, ``archived``: without; ``deprecated``: it was in production
+        and isn't any more; ``registered``: all others.
+        """
+        held, status = self.channels_of(version), self.versions[version].status
+        if held:
+            return "production" if "production" in held else "staged"
+        production = self.channels.get("production")
+        served = production is not None and version in production.previous
+        if status == "archived":
+            return "retired" if served else "archived"
+        if status in ("failed", "deleted"):
+            return status
+        return "deprecated" if served else "registered"
+
 
 @dataclass(slots=True)
 class Fold:

@@ -28,7 +28,7 @@ class TrashEntry:
 
 
 def move(directory: Path, root: Path, disk: Disk) -> Path:
-    """Move ``<root>/<model>/versions/<version>`` into the trash, in one step.
+    """Move ``<root>/<model>/versions/<version>`` (or ``exports``) into the trash, in one step.
 
     Raises:
         OSError: it can't be moved.

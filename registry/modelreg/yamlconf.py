@@ -25,6 +25,9 @@ MAX_SETTINGS_BYTES = 1 << 20
 #: Mistakes of one document that are told at once.
 _MAX_PROBLEMS = 50
 
+#: The one in C where PyYAML has it: a registry's settings are read each time that one is opened.
+_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
 _PATH_SUFFIX = re.compile(r"^(?P<problem>.*) - at `(?:key in )?\$(?P<path>.*)`$", re.DOTALL)
 _UNKNOWN_FIELD = re.compile(r"unknown field `(?P<key>[^`]*)`")
 _PATH_STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+|\.\.\.)\]")
@@ -42,15 +45,6 @@ def load_yaml(path: str | Path, type: type[T]) -> T:
     return Document.read(Path(path)).convert(type)
 
 
-def parse_yaml(data: bytes | str, type: type[T], *, source: str) -> T:
-    """Convert YAML text to ``type``; ``source`` stands in messages where the file's name would.
-
-    Raises:
-        ConfigError: as ``load_yaml``.
-    """
-    return Document(data, source).convert(type)
-
-
 class Document:
     """A YAML mapping, where its keys stand, and single values that were set over it. Not thread-safe.
 
@@ -63,9 +57,10 @@ class Document:
         #: Dotted key → who set it, for values that aren't from the text.
         self._set_by: dict[str, str] = {}
         try:
-            self._root = yaml.compose(data, Loader=yaml.SafeLoader)
+            loader = _Loader(data)
+            self._root = loader.get_single_node()
             _refuse_repeated_keys(self._root, source, ())
-            value = yaml.safe_load(data)
+            value = None if self._root is None else loader.construct_document(self._root)
         except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
             if isinstance(error, ConfigError):
                 raise

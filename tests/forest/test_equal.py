@@ -240,6 +240,20 @@ def test_text_that_isnt_lightgbms(old: str, new: str, why: str) -> None:
         compile_text(text.replace(old, new))
 
 
+def test_what_is_no_model_is_told_in_one_sentence() -> None:
+    """A wrapper of scikit-learn's kind, text that isn't a model's, bytes, a file that was cut off."""
+    with pytest.raises(TypeError, match="LGBMClassifier isn't a lightgbm"):
+        Forest.from_booster(lightgbm.LGBMClassifier())
+    whole = train(data(26)).model_to_string()
+    for text, why in (
+        ("junk", "its header has no num_class"),
+        (whole.encode(), "a str, not bytes"),
+        (whole[: whole.index("end of trees")], "cut off"),
+    ):
+        with pytest.raises(PlanUnsupported, match=why):
+            Forest.from_text(text)
+
+
 def test_a_proof_sees_one_bit() -> None:
     """The proof finds a leaf that is off by its last bit, a threshold that is, and a default direction."""
     booster = train(data(27, missing=0.2), trees=30)

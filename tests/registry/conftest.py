@@ -22,6 +22,7 @@ import numpy as np
 import pytest
 
 from modelreg import Registry
+from modelreg.cli import main
 
 PRICES = Path(str(importlib.resources.files("modeld.demo"))) / "sp500_closes.csv.gz"
 FEATURES = ("ret_1d", "ret_5d", "ret_20d", "vol_20d")
@@ -125,6 +126,24 @@ def run(root: Path) -> Run:
         return Done(done.returncode, done.stdout, done.stderr)
 
     return run
+
+
+@pytest.fixture
+def call(root: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
+    """As ``run``, in this process; on the root, unless the command is told to find its own."""
+
+    def call(*arguments: str | Path, anywhere: bool = False) -> Done:
+        command = ["modelreg", *([] if anywhere else ["--root", str(root)]), *map(str, arguments)]
+        monkeypatch.setattr("sys.argv", command)
+        status: object = 0
+        try:
+            main()
+        except SystemExit as end:
+            status = end.code
+        told = capfd.readouterr()
+        return Done(int(str(status or 0)), told.out, told.err)
+
+    return call
 
 
 def damage(path: Path, offset: int = -20) -> None:

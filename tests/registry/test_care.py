@@ -36,13 +36,28 @@ def test_gc_spares_what_is_needed(ten, root, run):
     ten.tag("m:1.4.0", "keep")
     with ten.lease("m", "1.5.0", "daemon"):
         planned = run("gc", "--keep", "2", "--dry-run", "--json").json
-        assert planned == {"deleted": ["m:1.6.0", "m:1.7.0"], "purged": [], "dry_run": True}
+        assert planned == {"deleted": ["m:1.6.0", "m:1.7.0"], "purged": [], "problems": [], "dry_run": True}
         assert len(present(ten)) == 10
         assert ten.gc(keep=2).deleted == ("m:1.6.0", "m:1.7.0")
     assert ten.gc(keep=2).deleted == ("m:1.5.0",)
     assert ten.gc(keep=2).deleted == ()
     assert present(ten) == ["1.0.0", "1.1.0", "1.2.0", "1.3.0", "1.4.0", "1.8.0", "1.9.0"]
     assert sorted(p.name for p in (root / "m/versions").iterdir()) == present(ten)
+
+
+def test_gc_spares_where_a_rollback_would_go(ten):
+    """The previous version of production failed: a rollback goes further back, so that one stays too."""
+    for version in ("1.0.0", "1.2.0", "1.3.0", "1.4.0"):
+        ten.promote(f"m:{version}", reason="x")
+    ten.fail("m:1.3.0", reason="x")
+    ten.gc(keep=0)
+    assert present(ten) == [
+        "1.1.0",
+        "1.2.0",
+        "1.3.0",
+        "1.4.0",
+    ]  # 1.9.0 derives from 1.1.0 until it is gone itself
+    assert ten.rollback("m", reason="x").to_version == "1.2.0"
 
 
 def test_the_trash_is_emptied_after_its_grace(ten, root):
@@ -212,4 +227,84 @@ def test_gc_deletes_nothing_where_leases_cant_be_listed(ten, root):
     (root / ".registry/leases").write_text("")
     with pytest.raises(StoreUnavailableError, match="leases: can't be read"):
         ten.gc(keep=1)
+    assert len(present(ten)) == 10
+
+
+@pytest.fixture
+def family(root, models):
+    """Three models of three versions, registered a week apart; only their newest is needed, and the parent b:1.0.0."""
+    now = [dt.datetime(2024, 1, 1, tzinfo=dt.UTC)]
+    registry = Registry.init(root, actor="tester", clock=lambda: now[0])
+    for version in ("1.0.0", "1.1.0", "1.2.0"):
+        for name in ("a", "b", "c"):
+            parent = "b:1.0.0" if (name, version) == ("c", "1.1.0") else None
+            registry.register(name, models["a"].path, version=version, golden=False, parent=parent)
+            now[0] += dt.timedelta(days=7)
+    return registry
+
+
+def test_gc_goes_round_a_damaged_version(family, root, run, flip):
+    """Its model stays whole, as does whatever it could derive from; the others are swept, and the status is 6."""
+    assert family.gc(keep=1, dry_run=True).deleted == ("a:1.0.0", "a:1.1.0", "b:1.1.0", "c:1.0.0", "c:1.1.0")
+    family.delete("c:1.0.0")
+    flip(root / "c/versions/1.1.0/metadata.json")
+    (root / ".registry/catalog.db").unlink()
+    done = run("gc", "--keep", "1", "--grace", "0", "--yes", "--json")
+    assert (done.status, done.json["deleted"], done.json["purged"]) == (6, [], [])
+    assert "c/versions/1.1.0/metadata.json" in done.err
+    assert "modelreg delete c:1.1.0" in done.err
+    flip(root / "c/versions/1.1.0/metadata.json")
+    flip(root / "a/versions/1.0.0/metadata.json")
+    (root / ".registry/catalog.db").unlink()  # it would know what was sealed there
+    done = run("gc", "--keep", "1", "--yes", "--json")
+    # All these came after a:1.0.0, so it can't derive from them; b:1.0.0 did too, but c:1.1.0 derives from it.
+    assert (done.status, done.json["deleted"]) == (6, ["b:1.1.0", "c:1.1.0"])
+    assert present(family, "a") == ["1.0.0", "1.1.0", "1.2.0"]
+    assert run("delete", "a:1.0.0", "--yes").status == 0
+    assert run("gc", "--keep", "1", "--yes", "--json").json["deleted"] == ["a:1.1.0", "b:1.0.0"]
+
+
+@pytest.mark.usefixtures("family")
+def test_gc_goes_round_a_damaged_log(root, run):
+    """What a lost record registered is still a child; where that can't be read nothing is deleted."""
+    record = root / "c/log/00000000000000000002.json"
+    record.rename(root.parent / "record")
+    done = run("gc", "--keep", "1", "--yes", "--dry-run", "--json")
+    assert (done.status, done.json["deleted"]) == (6, ["a:1.0.0", "a:1.1.0", "b:1.1.0"])
+    assert record.name in done.err
+    child = root / "c/versions/1.1.0/metadata.json"
+    child.chmod(0o644)
+    child.write_text("{")
+    done = run("gc", "--keep", "1", "--yes", "--json")
+    assert (done.status, done.json["deleted"]) == (6, [])
+    assert "what c:1.1.0 derives from isn't known" in done.err
+    (root.parent / "record").rename(record)
+    assert run("doctor").status == 8
+
+
+def test_gc_spares_the_parent_of_a_registration_that_isnt_done(family, root, run):
+    """Between the rename into place and the record there is a version without a record: somebody may complete it."""
+    family.delete("c:1.1.0")
+    child = next(path for path in (root / ".registry/trash").iterdir() if path.name.startswith("c@1.1.0@"))
+    child.rename(root / "a/versions/2.0.0")
+    (root / "a/versions/3.0.0").mkdir()
+    done = run("gc", "--keep", "1", "--dry-run", "--json")
+    assert (done.status, done.json["deleted"]) == (0, ["a:1.0.0", "a:1.1.0", "b:1.1.0", "c:1.0.0"])
+
+
+def test_gc_deletes_nothing_where_a_lease_cant_be_read(ten, root, monkeypatch):
+    """It may be of any version; what isn't a lease is none."""
+    with ten.lease("m", "1.0.0", "host:1"):
+        (path,) = (root / ".registry/leases").iterdir()
+        ten.gc(keep=10)
+        real = ten._disk.read
+
+        def read(file, **options):
+            if file == path:
+                raise PermissionError(13, "Permission denied", str(file))
+            return real(file, **options)
+
+        monkeypatch.setattr(ten._disk, "read", read)
+        with pytest.raises(StoreUnavailableError, match=f"{path.name}: can't be read"):
+            ten.gc(keep=1)
     assert len(present(ten)) == 10

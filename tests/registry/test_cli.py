@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import shutil
@@ -158,15 +159,6 @@ def test_several_outputs_and_artefacts(run, root, models, tmp_path):
     assert run("validate", "m").status == 0
 
 
-def test_a_dry_run_changes_nothing(run, root, models):
-    """promote and rollback with --dry-run say what they would do and write no record."""
-    run("init")
-    run("register", "m", models["a"].path, "--version", "1.0.0", "--no-golden")
-    told = run("promote", "m:1.0.0", "--reason", "go", "--dry-run", "--json").json
-    assert (told["dry_run"], told["to_version"], told["seq"]) == (True, "1.0.0", 2)
-    assert [path.name for path in (root / "m/log").iterdir()] == ["00000000000000000001.json"]
-
-
 def test_every_verb_and_option_has_help_and_is_documented(request):
     """No verb, option or argument is without a text, and docs/registry.md names each verb and option."""
     import typer
@@ -195,6 +187,17 @@ def test_help_works_after_a_verb(run):
     done = run("promote", "-h")
     assert done.status == 0
     assert "--override-gates" in done.out
+
+
+def test_the_command_tells_its_version_and_completes(run):
+    """--version, and what a shell asks for when somebody presses the tab key."""
+    assert run("--version").out == f"modelreg {importlib.metadata.version('modeld')}\n"
+    asked = {
+        "_MODELREG_COMPLETE": "complete_bash",
+        "COMP_WORDS": "modelreg promote --over",
+        "COMP_CWORD": "2",
+    }
+    assert run(env=asked).out == "--override-gates\n"
 
 
 def test_the_command_never_imports_heavy_libraries():

@@ -13,7 +13,8 @@ from sklearn.linear_model import LinearRegression
 from sklearn.preprocessing import StandardScaler
 from tests.registry.conftest import FEATURES, features_and_returns
 
-from modelreg import IntegrityError, NotFoundError, UsageError
+from modelreg import IntegrityError, NotFoundError, Registry, UsageError
+from modelreg.backup import restore
 
 
 @pytest.fixture
@@ -64,9 +65,22 @@ def test_exports(two, run, root, tmp_path, flip):
         two.add_export("momentum:1.0.0", tmp_path / "c.onnx", format="../x")
     with pytest.raises(NotFoundError):
         two.add_export("momentum:1.0.0", tmp_path / "absent", format="onnx")
-    flip(next((root / "momentum/exports/1.0.0").iterdir()), 0)
-    with pytest.raises(IntegrityError):
+    # A backup has them; damage is found by whoever reads them; they go with their version.
+    backup, _ = two.backup(tmp_path / "b.tar")
+    restore(backup, tmp_path / "back")
+    back = Registry(tmp_path / "back")
+    assert back.export("momentum:1.0.0", format="onnx", to=tmp_path / "b.onnx").read_bytes() == b"converted"
+    kept = next((root / "momentum/exports/1.0.0").iterdir())
+    flip(kept, 0)
+    with pytest.raises(IntegrityError, match="aren't those added"):
         two.export("momentum:1.0.0", format="onnx", to=tmp_path / "n.onnx")
+    assert [(f.where, kept.name in f.problem) for f in two.doctor()] == [("momentum:1.0.0", True)]
+    kept.unlink()
+    with pytest.raises(IntegrityError, match="missing, though it was added"):
+        two.backup(tmp_path / "n.tar")
+    two.delete("momentum:1.0.0")
+    assert list((root / "momentum/exports").iterdir()) == []
+    assert two.doctor() == []
 
 
 def test_a_directory_of_timestamps_is_adopted(run, models, tmp_path):
@@ -90,6 +104,8 @@ def test_a_directory_of_timestamps_is_adopted(run, models, tmp_path):
     shown = run("show", "trader:production", "--json").json
     assert (shown["version"], shown["metadata"]["trained_at"]) == ("20240101_120000", "2024-01-01")
     assert (shown["metadata"]["metrics"], shown["metadata"]["desk"]) == ({"ic": 0.1}, "fx")
+    for row in run("import", tmp_path / "trader", "--dry-run", "--json").json:
+        assert row["outcome"] == "exists"
     again = run("import", tmp_path / "trader", "--json")
     assert (again.status, {row["outcome"] for row in again.json}) == (0, {"exists"})
 
@@ -126,9 +142,13 @@ def test_artifacts_by_type_and_version_are_adopted(run, models, tmp_path):
         directory.mkdir(parents=True)
         (directory / "model.txt").write_bytes(models["a"].path.read_bytes())
         (directory / "metadata.json").write_text(json.dumps({"status": status, "checksum": "x"}))
+        told = {"sharpe": 1.2, "1d": {"rmse": 0.1, "set": "test"}, "by": "eve", "good": True}
+        (directory / "metrics.json").write_text(json.dumps(told))
     run("init")
     assert run("import", tmp_path, "--no-golden").status == 0
     assert run("list", "-q").out.split() == ["risk_model:v1.10.0", "risk_model:v1.9.0", "risk_model:v1.2.0"]
     statuses = {row["version"]: row["stage"] for row in run("list", "--json").json}
     assert statuses == {"v1.10.0": "production", "v1.9.0": "failed", "v1.2.0": "archived"}
+    metrics = run("show", "risk_model:v1.2.0", "--json").json["metadata"]["metrics"]
+    assert metrics == {"sharpe": 1.2, "1d": {"rmse": 0.1}}
     assert run("import", tmp_path / "artifacts/risk_model/v1.2.0").status == 3

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pickle
 import re
 
 import numpy as np
@@ -84,3 +86,27 @@ def test_whatever_the_process_leaves_behind_is_judged(tmp_path, status, report, 
         (tmp_path / ANSWERS_FILE).write_bytes(goldens.dump(goldens.Golden(rows, outputs)))
     with pytest.raises(LoadError, match=re.escape(says)):
         _judge("m:1.0.0", tmp_path, status, rows, ["p"], 5.0)
+
+
+class Kills:
+    """Unpickling it ends the process."""
+
+    def __reduce__(self):
+        return os.abort, ()
+
+
+def test_a_pickle_that_kills_is_told_by_its_file(root, tmp_path):
+    """The process that loads it dies; the registry says of which file, and is as it was."""
+    registry = Registry.init(root)
+    (tmp_path / "bad.pkl").write_bytes(pickle.dumps(Kills()))
+    with pytest.raises(LoadError, match=r"loading model\.joblib: the process died of SIGABRT"):
+        registry.register("m", tmp_path / "bad.pkl", features=["a"], allow_joblib=True)
+    assert registry.models() == []
+
+
+def test_loading_says_nothing_in_somebody_elses_process(two, models, capfd):
+    """What ``Registry.load`` gives answers as the booster did, and nothing is printed."""
+    rows = np.zeros((2, 4))
+    (answer,) = two.load("momentum:1.0.0").predict(rows)
+    assert answer.tobytes() == models["a"].booster.predict(rows, num_threads=1).tobytes()
+    assert capfd.readouterr() == ("", "")

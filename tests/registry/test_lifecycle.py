@@ -19,6 +19,27 @@ def test_tags_are_free_labels_and_never_move_a_channel(run, models):
     assert run("show", "m:1.0.0", "--json").json["channels"] == []
 
 
+def test_the_words_of_other_registries_are_derived(two, models, call):
+    """registered, staged, production, deprecated, retired, archived, failed, deleted: from status and channels."""
+    for version in ("1.2.0", "1.3.0", "1.4.0", "1.5.0", "1.6.0"):
+        two.register("momentum", models["a"].path, version=version, golden=False)
+    for version in ("1.0.0", "1.1.0", "1.2.0"):
+        two.promote(f"momentum:{version}", reason="x")
+    two.archive("momentum:1.1.0")
+    two.promote("momentum:1.3.0", to="shadow", reason="x")
+    two.archive("momentum:1.4.0")
+    two.fail("momentum:1.5.0", reason="x")
+    expected = {
+        "1.0.0": "deprecated", "1.1.0": "retired", "1.2.0": "production", "1.3.0": "staged", "1.4.0": "archived",
+        "1.5.0": "failed", "1.6.0": "registered",
+    }  # fmt: skip
+    assert {row["version"]: row["lifecycle"] for row in two.find()} == expected
+    told = call("query", "select version, lifecycle from versions", "--json").json
+    assert {row["version"]: row["lifecycle"] for row in told} == expected
+    two.delete("momentum:1.0.0")
+    assert call("show", "momentum:1.0.0", "--json").json["lifecycle"] == "deleted"
+
+
 def test_archive_and_unarchive(two):
     """An archived version can't be promoted; it comes back with the status that it had; production is spared."""
     two.promote("momentum:1.0.0", reason="go")
@@ -50,8 +71,11 @@ def test_delete_spares_what_is_needed(run, root, models):
     assert "the channel staging holds it; it has the tag keep" in refused.err
     assert run("delete", "m:1.2.0", "--dry-run").status == 0
     assert (root / "m/versions/1.2.0").is_dir()
-    assert run("delete", "m:1.2.0").status == 0
-    assert run("delete", "m:1.1.0", "--force", "--reason", "gone").status == 0
+    unasked = run("delete", "m:1.2.0")
+    assert (unasked.status, "say --yes" in unasked.err) == (2, True)
+    assert (root / "m/versions/1.2.0").is_dir()
+    assert run("delete", "m:1.2.0", "--yes").status == 0
+    assert run("--yes", "delete", "m:1.1.0", "--force", "--reason", "gone").status == 0
     assert [path.name for path in (root / "m/versions").iterdir()] == ["1.0.0"]
     assert not (root / "m/channels/staging").is_symlink()
     assert {path.name.split("@")[1] for path in (root / ".registry/trash").iterdir()} == {"1.1.0", "1.2.0"}

@@ -6,6 +6,8 @@ import errno
 import os
 import stat
 import struct
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,18 +22,25 @@ _ACL = struct.pack("<I", 2) + b"".join(
 
 
 @pytest.fixture
-def shared(tmp_path: Path) -> Path:
-    """An empty directory whose default ACL gives the group what the maker gives itself."""
-    root = tmp_path / "shared"
-    root.mkdir()
-    try:
-        os.setxattr(root, "system.posix_acl_default", _ACL)
-    except OSError as e:
-        if e.errno != errno.ENOTSUP:
-            raise
-        pytest.skip("this file system has no ACLs")
-    root.chmod(0o2770)
-    return root
+def shared(tmp_path: Path) -> Iterator[Path]:
+    """An empty directory whose default ACL gives the group what the maker gives itself.
+
+    Where the tests' own file system has no ACLs it is in memory, whose file system has them.
+    """
+    with tempfile.TemporaryDirectory(prefix="modelreg-shared-", dir="/dev/shm") as memory:
+        for place in (tmp_path, Path(memory)):
+            root = place / "shared"
+            root.mkdir()
+            try:
+                os.setxattr(root, "system.posix_acl_default", _ACL)
+            except OSError as error:
+                if error.errno != errno.ENOTSUP:
+                    raise
+                continue
+            root.chmod(0o2770)
+            yield root
+            return
+    pytest.fail(f"neither {tmp_path} nor /dev/shm has ACLs: set TMPDIR to a file system that has them")
 
 
 def closed(root: Path) -> list[str]:

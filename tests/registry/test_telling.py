@@ -5,36 +5,13 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.registry.conftest import Done
 
 from modelreg import ConflictError, NotFoundError, Registry, UsageError
-from modelreg.cli import main
 from modelreg.disk import Disk
 from modelreg.records import record_name
-
-Call = Callable[..., Done]
-
-
-@pytest.fixture
-def call(root, monkeypatch, capfd) -> Call:
-    """Runs ``modelreg ARGUMENTS…`` in this process, on the root unless it is told to find its own."""
-
-    def call(*arguments: str | Path, anywhere: bool = False) -> Done:
-        command = ["modelreg", *([] if anywhere else ["--root", str(root)]), *map(str, arguments)]
-        monkeypatch.setattr("sys.argv", command)
-        status: object = 0
-        try:
-            main()
-        except SystemExit as end:
-            status = end.code
-        told = capfd.readouterr()
-        return Done(int(str(status or 0)), told.out, told.err)
-
-    return call
 
 
 @pytest.mark.parametrize("number", [2, 3])

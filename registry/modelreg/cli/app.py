@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import logging
 import os
 import sys
@@ -29,21 +30,36 @@ _GLOBAL_OPTIONS = {
     "--json": False,
     "--quiet": False,
     "-q": False,
+    "--yes": False,
+    "-y": False,
     "--root": True,
     "--actor": True,
     "--config": True,
 }
 
 
+def _tell_version(wanted: bool) -> None:
+    if wanted:
+        print(f"modelreg {importlib.metadata.version('modeld')}")
+        raise typer.Exit
+
+
 @app.callback()
 def _globals(
     context: typer.Context,
+    _version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_tell_version, help="Print the version.")
+    ] = False,
     root: Annotated[
         Path, typer.Option("--root", envvar="MODELREG_ROOT", metavar="DIR", help="The registry's directory.")
     ] = Path("models"),
     as_json: Annotated[bool, typer.Option("--json", help="JSON on stdout, for machines.")] = False,
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="Names alone on stdout, errors alone on stderr.")
+    ] = False,
+    yes: Annotated[
+        bool,
+        typer.Option("--yes", "-y", help="Don't ask before something is deleted; needed off a terminal."),
     ] = False,
     actor: Annotated[
         str | None,
@@ -59,7 +75,7 @@ def _globals(
     level = logging.ERROR if quiet else logging.WARNING
     logging.basicConfig(level=level, stream=sys.stderr, format="modelreg: %(levelname)s: %(message)s")
     settings = None if config is None else load_settings(config)
-    context.obj = Globals(root, as_json, quiet, actor, settings)
+    context.obj = Globals(root, as_json, quiet, yes, actor, settings)
 
 
 def main() -> None:

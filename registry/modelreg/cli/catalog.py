@@ -8,7 +8,7 @@ import typer
 
 from modelreg import render
 from modelreg.cli.app import app
-from modelreg.cli.shared import Globals, out, show_rows
+from modelreg.cli.shared import DryRunOption, Globals, out, show_rows
 
 
 @app.command()
@@ -25,8 +25,9 @@ def query(
 
 
 @app.command()
-def rebuild(context: typer.Context) -> None:
+def rebuild(context: typer.Context, dry_run: DryRunOption = False) -> None:
     """Make every projection again from the logs: catalog, symlinks, state files, manifest."""
     told: Globals = context.obj
-    count = told.open().rebuild()
-    out(told, {"versions": count}, f"made again from the logs: {count} versions")
+    count = told.open(heal=not dry_run).rebuild(dry_run=dry_run)
+    verb = "would be made" if dry_run else "made"
+    out(told, {"versions": count, "dry_run": dry_run}, f"{verb} again from the logs: {count} versions")

@@ -18,6 +18,7 @@ from modelreg.cli.shared import (
     out,
     reading,
     reading_version,
+    said,
     show_rows,
 )
 
@@ -47,7 +48,7 @@ def import_(
     told: Globals = context.obj
     told.open()  # no registry: say so before the directory is looked through
     found = discover(directory, name)
-    with reading(told, "importing", [] if dry_run else [f.model for f in found]) as disk:
+    with reading(told, "importing", [f.model for f in found]) as disk:
         registry = told.open(disk=disk)
         done = adopt(registry, found, allow_joblib=allow_joblib, load=not no_golden, dry_run=dry_run)
     rows = [(a.ref, a.outcome, a.source) for a in done]
@@ -72,11 +73,13 @@ def export(
     to: Annotated[
         Path | None, typer.Option("--to", metavar="FILE", help="Where to; default: NAME-VERSION.F here.")
     ] = None,
+    dry_run: DryRunOption = False,
 ) -> None:
     """Write a version to a file, its bytes checked."""
     told: Globals = context.obj
-    path = told.open().export(ref, format=format, to=to)
-    out(told, {"path": str(path), "ref": ref, "format": format}, str(path))
+    path = told.open().export(ref, format=format, to=to, dry_run=dry_run)
+    said(told, f"{ref} would be written there as {format}", dry_run)
+    out(told, {"path": str(path), "ref": ref, "format": format, "dry_run": dry_run}, str(path))
 
 
 @app.command("add-export")
@@ -86,12 +89,12 @@ def add_export(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The version in another format.")],
     format: FormatOption = "onnx",
     reason: OptionalReason = None,
+    dry_run: DryRunOption = False,
 ) -> None:
     """Keep a version in another format beside it."""
     told: Globals = context.obj
-    changed(
-        told, told.open().add_export(ref, file, format=format, reason=reason), ref, f"kept as {format}", False
-    )
+    commit = told.open().add_export(ref, file, format=format, reason=reason, dry_run=dry_run)
+    changed(told, commit, ref, f"kept as {format}", dry_run)
 
 
 KeyOption = Annotated[
@@ -100,11 +103,12 @@ KeyOption = Annotated[
 
 
 @app.command()
-def sign(context: typer.Context, ref: RefArgument, key: KeyOption) -> None:
+def sign(context: typer.Context, ref: RefArgument, key: KeyOption, dry_run: DryRunOption = False) -> None:
     """Sign a version with a private key (Ed25519 over its checksum.sha256)."""
     told: Globals = context.obj
-    path = told.open().sign(ref, key)
-    out(told, {"ref": ref, "signature": str(path)}, str(path))
+    path = told.open().sign(ref, key, dry_run=dry_run)
+    said(told, f"{ref} would be signed", dry_run)
+    out(told, {"ref": ref, "signature": str(path), "dry_run": dry_run}, str(path))
 
 
 @app.command()

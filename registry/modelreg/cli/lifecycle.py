@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -15,7 +16,6 @@ from modelreg.cli.shared import (
     OptionalReason,
     ReasonOption,
     RefArgument,
-    YesOption,
     changed,
     confirm,
     out,
@@ -34,14 +34,26 @@ def fail(
 
 
 @app.command()
-def validate(context: typer.Context, ref: RefArgument) -> None:
-    """Check a version's checksums, load it in a process of its own, and replay its golden rows."""
+def validate(
+    context: typer.Context,
+    ref: RefArgument,
+    key: Annotated[
+        Path | None,
+        typer.Option("--key", metavar="K", help="A public Ed25519 key whose signature it must have."),
+    ] = None,
+    dry_run: DryRunOption = False,
+) -> None:
+    """Check a version's checksums and signature, load it in a process of its own, and replay its golden rows."""
     told: Globals = context.obj
     with reading_version(told, "checking", ref) as registry:
-        report = registry.validate(ref)
+        report = registry.validate(ref, key=key, dry_run=dry_run)
     say_broken(registry, ref)
     if told.json or told.quiet:
-        out(told, {**dataclasses.asdict(report), "ok": True}, f"{report.name}:{report.version}")
+        out(
+            told,
+            {**dataclasses.asdict(report), "ok": True, "dry_run": dry_run},
+            f"{report.name}:{report.version}",
+        )
     else:
         render.print_table(("CHECK", "RESULT"), [(check.name, check.detail) for check in report.checks])
 
@@ -50,19 +62,31 @@ TagArgument = Annotated[str, typer.Argument(metavar="T", help="The label.")]
 
 
 @app.command()
-def tag(context: typer.Context, ref: RefArgument, label: TagArgument, reason: OptionalReason = None) -> None:
+def tag(
+    context: typer.Context,
+    ref: RefArgument,
+    label: TagArgument,
+    reason: OptionalReason = None,
+    dry_run: DryRunOption = False,
+) -> None:
     """Put a free label on a version; a label never moves a channel."""
     told: Globals = context.obj
-    changed(told, told.open().tag(ref, label, reason=reason), ref, f"tagged {label}", False)
+    commit = told.open().tag(ref, label, reason=reason, dry_run=dry_run)
+    changed(told, commit, ref, f"tagged {label}", dry_run)
 
 
 @app.command()
 def untag(
-    context: typer.Context, ref: RefArgument, label: TagArgument, reason: OptionalReason = None
+    context: typer.Context,
+    ref: RefArgument,
+    label: TagArgument,
+    reason: OptionalReason = None,
+    dry_run: DryRunOption = False,
 ) -> None:
     """Take a label off a version."""
     told: Globals = context.obj
-    changed(told, told.open().untag(ref, label, reason=reason), ref, f"rid of the tag {label}", False)
+    commit = told.open().untag(ref, label, reason=reason, dry_run=dry_run)
+    changed(told, commit, ref, f"rid of the tag {label}", dry_run)
 
 
 @app.command()
@@ -91,14 +115,16 @@ def delete(
         bool, typer.Option("--force", help="Delete it though it is tagged or a channel holds it.")
     ] = False,
     reason: OptionalReason = None,
-    yes: YesOption = False,
     dry_run: DryRunOption = False,
 ) -> None:
-    """Delete a version: its files go to the trash; what is in production can't be deleted."""
+    """Delete a version: its files go to the trash; what is in production can't be deleted.
+
+    Asks first; off a terminal it needs --yes.
+    """
     told: Globals = context.obj
     registry = told.open()
     registry.delete(ref, force=force, reason=reason, dry_run=True)
     if not dry_run:
-        confirm(f"Delete {ref}?", yes)
+        confirm(told, f"Delete {ref}?")
     commit = registry.delete(ref, force=force, reason=reason, dry_run=dry_run)
     changed(told, commit, ref, "deleted", dry_run)

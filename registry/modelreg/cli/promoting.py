@@ -18,6 +18,7 @@ from modelreg.cli.shared import (
     changed,
     committed,
 )
+from modelreg.results import Commit
 
 
 @app.command()
@@ -82,6 +83,18 @@ def rollback(
         name, to=to, mark_failed=mark_failed, reason=reason, channel=channel, dry_run=dry_run, **condition
     )
     committed(told, commit, dry_run)
+    if not told.quiet:
+        render.say(_after(commit))
+
+
+def _after(commit: Commit) -> str:
+    """What one more rollback would do: it may well go forward again."""
+    if commit.next_rollback is None:
+        return f"there is no other version for {commit.channel} to roll back to"
+    again = f"a second rollback would point {commit.channel} at {commit.next_rollback}"
+    if commit.next_rollback == commit.from_version:
+        again += ", which was left just now (--to names another one, --mark-failed keeps it from coming back)"
+    return again
 
 
 @app.command()

@@ -10,14 +10,18 @@ import typer
 
 from modelreg.arguments import json_object, name_list, span, split_files
 from modelreg.cli.app import app
-from modelreg.cli.shared import Globals, out, reading
+from modelreg.cli.shared import DryRunOption, Globals, out, reading, said
 from modelreg.registry import Registry
 
 
 @app.command()
-def init(context: typer.Context) -> None:
+def init(context: typer.Context, dry_run: DryRunOption = False) -> None:
     """Make an empty registry; an existing one stays as it is."""
     told: Globals = context.obj
+    if dry_run:
+        said(told, f"{told.root} would be a registry", dry_run)
+        out(told, {"root": str(told.root), "uuid": None, "dry_run": True}, str(told.root))
+        return
     registry = Registry.init(told.root, told.actor, settings=told.settings)
     out(told, {"root": str(registry.root), "uuid": registry.uuid}, str(registry.root))
 
@@ -79,6 +83,7 @@ def register(
         str | None, typer.Option("--meta", metavar="JSON|@FILE", help="Further fields of metadata.json.")
     ] = None,
     notes: Annotated[str | None, typer.Option("--notes", metavar="S", help="Free text for people.")] = None,
+    dry_run: DryRunOption = False,
 ) -> None:
     """Seal a version and print its reference."""
     told: Globals = context.obj
@@ -100,6 +105,8 @@ def register(
             artefacts=artefacts,
             scaler=scaler,
             allow_joblib=allow_joblib,
+            dry_run=dry_run,
         )
-    shown = {**dataclasses.asdict(made), "path": str(made.path), "ref": made.ref}
+    said(told, f"{made.ref} would be registered", dry_run)
+    shown = {**dataclasses.asdict(made), "path": str(made.path), "ref": made.ref, "dry_run": dry_run}
     out(told, shown, made.ref)

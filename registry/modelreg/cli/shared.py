@@ -14,6 +14,7 @@ import typer
 
 from modelreg import render
 from modelreg.disk import DISK, Disk
+from modelreg.errors import UsageError
 from modelreg.refs import parse_ref
 from modelreg.registry import Registry
 from modelreg.results import Commit
@@ -34,7 +35,6 @@ ExpectOption = Annotated[
 
 
 OptionalReason = Annotated[str | None, typer.Option("--reason", help="Why; it goes to the log.")]
-YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Don't ask; only a terminal is ever asked.")]
 
 
 #: Files that are smaller than this together need no progress bar, in bytes.
@@ -46,6 +46,7 @@ class Globals:
     root: Path
     json: bool
     quiet: bool
+    yes: bool
     actor: str | None
     settings: Settings | None
 
@@ -95,6 +96,7 @@ def reading_version(told: Globals, doing: str, ref: str) -> Iterator[Registry]:
 
 
 def committed(told: Globals, commit: Commit, dry_run: bool) -> None:
+    """One line about a channel that moved: ``momentum: production moved from 1.0.0 to 1.1.0 (record 4)``."""
     verb = "would move" if dry_run else "moved"
     text = (
         f"{commit.name}: {commit.channel} {verb} from {commit.from_version or 'nothing'} to "
@@ -130,6 +132,12 @@ def out(told: Globals, data: dict[str, Any], text: str, name: str | None = None)
         print(name if told.quiet and name is not None else text)
 
 
+def said(told: Globals, text: str, dry_run: bool) -> None:
+    """Say on stderr what would have happened, where stdout has only a name."""
+    if dry_run and not told.quiet:
+        render.say(f"{text}; nothing was changed")
+
+
 def show_rows(told: Globals, columns: Sequence[str], rows: Sequence[Sequence[str]], data: Any) -> None:
     """A table for people, ``data`` as JSON for machines, the first column alone with ``--quiet``."""
     if told.json:
@@ -141,7 +149,16 @@ def show_rows(told: Globals, columns: Sequence[str], rows: Sequence[Sequence[str
         render.print_table(columns, rows)
 
 
-def confirm(question: str, yes: bool) -> None:
-    """Ask on a terminal, unless ``--yes`` was given; a "no" ends the command with status 1."""
-    if not yes and sys.stdin.isatty() and sys.stderr.isatty():
-        typer.confirm(question, abort=True, err=True)
+def confirm(told: Globals, question: str) -> None:
+    """Ask, unless ``--yes`` was given; a "no" ends the command with status 1.
+
+    Raises:
+        UsageError: there is nobody to ask.
+    """
+    if told.yes:
+        return
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise UsageError(
+            f"{question} Nothing was done: off a terminal say --yes, or look first with --dry-run"
+        )
+    typer.confirm(question, abort=True, err=True)

@@ -7,7 +7,7 @@ that may die.
 from __future__ import annotations
 
 import io
-import sys
+import logging
 import warnings
 from typing import Any
 
@@ -18,6 +18,9 @@ from numpy.typing import NDArray
 from modelreg.errors import LoadError
 from modelreg.loaders.base import estimators
 from modelreg.sealed import Sealed
+
+#: In the process that may die its last line tells which file it died of; elsewhere nobody asks for it.
+log = logging.getLogger("modelreg.loaders")
 
 
 class JoblibModel:
@@ -65,7 +68,7 @@ def unpickle(data: bytes, file: str) -> Any:
     Raises:
         LoadError: it raised.
     """
-    print(f"loading {file}", file=sys.stderr, flush=True)
+    log.debug("loading %s", file)
     try:
         return joblib.load(io.BytesIO(data))
     except Exception as error:

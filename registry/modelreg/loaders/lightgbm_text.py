@@ -5,7 +5,7 @@ Still, a damaged file can kill the process.
 
 from __future__ import annotations
 
-import sys
+import logging
 
 import lightgbm
 import numpy as np
@@ -16,6 +16,9 @@ from modelreg.lgbtext import check_complete
 from modelreg.lgbtrees import check_trees
 from modelreg.loaders.base import estimators
 from modelreg.sealed import Sealed
+
+#: In the process that may die its last line tells which file it died of; elsewhere nobody asks for it.
+log = logging.getLogger("modelreg.loaders")
 
 
 class LightGBMModel:
@@ -45,7 +48,7 @@ def load(sealed: Sealed) -> LightGBMModel:
     expected = len(sealed.metadata.features)
     for output, file in estimators(sealed).items():
         # The parent names this file if the next line is our last.
-        print(f"loading {file}", file=sys.stderr, flush=True)
+        log.debug("loading %s", file)
         header = check_complete(sealed.files[file], where=file)
         check_trees(sealed.files[file], header, where=file)
         try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import logging
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 from modelreg.errors import LoadError
 from modelreg.loaders.base import estimators
 from modelreg.sealed import Sealed
+
+#: In the process that may die its last line tells which file it died of; elsewhere nobody asks for it.
+log = logging.getLogger("modelreg.loaders")
 
 _INPUTS = {"tensor(float)": np.float32, "tensor(double)": np.float64}
 
@@ -52,7 +55,7 @@ def load(sealed: Sealed) -> OnnxModel:
     expected = len(sealed.metadata.features)
     sessions = {}
     for output, file in estimators(sealed).items():
-        print(f"loading {file}", file=sys.stderr, flush=True)
+        log.debug("loading %s", file)
         try:
             session = onnxruntime.InferenceSession(
                 sealed.files[file], sess_options=options, providers=["CPUExecutionProvider"]

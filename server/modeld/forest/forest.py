@@ -91,7 +91,13 @@ class Forest:
         Raises:
             PlanUnsupported: the model has something that plans don't cover, or a prediction differed.
             KernelMissing: there is no kernel here.
+            TypeError: it isn't a Booster; LGBMClassifier, LGBMRegressor and LGBMRanker have one, `booster_`.
         """
+        if not (hasattr(booster, "best_iteration") and hasattr(booster, "model_to_string")):
+            raise TypeError(
+                f"{type(booster).__name__} isn't a lightgbm.Booster; of a fitted LGBMClassifier, LGBMRegressor or "
+                "LGBMRanker give its booster_, of a file's text use Forest.from_text"
+            )
         if num_iteration is None:
             num_iteration = booster.best_iteration if start_iteration <= 0 else -1
         forest = cls.from_text(

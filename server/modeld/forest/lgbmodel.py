@@ -62,18 +62,24 @@ def read(text: str, *, start_iteration: int = 0, num_iteration: int | None = Non
     Raises:
         PlanUnsupported: linear trees, or text that isn't as LightGBM writes it.
     """
+    if not isinstance(text, str):
+        raise PlanUnsupported(f"LightGBM's text is a str, not {type(text).__name__}")
     head, *parts = text.split("\nTree=")
     header = dict(_FIELD.findall(head))
     try:
         n_outputs = int(header.get("num_tree_per_iteration") or header["num_class"])
         n_features = int(header["max_feature_idx"]) + 1
-    except (KeyError, ValueError) as error:
+    except KeyError as error:
+        raise PlanUnsupported(f"not LightGBM's text format: its header has no {error.args[0]}") from error
+    except ValueError as error:
         raise PlanUnsupported(f"the header isn't LightGBM's: {error}") from error
     if n_outputs < 1 or not 0 < n_features <= MAX_FEATURES:
         raise PlanUnsupported(f"{n_outputs} outputs, {n_features} features")
     if not parts:
         raise PlanUnsupported("the model has no trees")
-    parts[-1] = parts[-1].partition("\nend of trees")[0]
+    parts[-1], end, _ = parts[-1].partition("\nend of trees")
+    if not end:
+        raise PlanUnsupported("the text ends before the trees do: it was cut off")
     first = min(max(start_iteration, 0), len(parts) // n_outputs) * n_outputs
     last = first + num_iteration * n_outputs if num_iteration is not None and num_iteration > 0 else None
     trees = [dict(_FIELD.findall(part)) for part in parts[first:last]]
