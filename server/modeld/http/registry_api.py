@@ -99,7 +99,12 @@ def router(gateway: Gateway) -> APIRouter:
 
     def needs(scope: str) -> Any:
         def check(request: Request) -> Caller:
-            return gateway.keeper.check(request.headers.get("authorization"), scope)
+            # Asked twice for a request, first by _TokenFirst; its state is the same for both.
+            state = request.state
+            if not hasattr(state, "caller"):
+                state.caller = gateway.keeper.check(request.headers.get("authorization"), scope)
+            caller: Caller = state.caller
+            return caller
 
         return Depends(check)
 
