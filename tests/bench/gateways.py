@@ -2,9 +2,9 @@
 
     python tests/bench/gateways.py [--rounds N] [--seconds S] [--mlserver PYTHON] [--without-fastapi]
 
-Prints markdown. FastAPI lives in tests/bench/.venv, which is made at the first run; MLServer in an environment of yours
-(`pip install mlserver mlserver-lightgbm httptools`), whose interpreter is PYTHON. Rounds are interleaved, the client has the
-first core and the servers the last. Every server's answers are checked against `Booster.predict` first.
+Prints markdown. FastAPI lives in tests/bench/.venv, which is made at the first run; MLServer in an environment of
+yours (`pip install mlserver mlserver-lightgbm httptools`), whose interpreter is PYTHON. Rounds are interleaved, the
+client has the first core and the servers the last. Every server's answers are checked against `Booster.predict` first.
 
 MLServer speaks JSON alone over HTTP (SeldonIO/MLServer#324). It is given what makes it faster: uvloop and httptools
 (`pip install httptools` there), no worker processes, no gzip, no metrics, no access log.
