@@ -129,9 +129,7 @@ def router(gateway: Gateway) -> APIRouter:
         response: Response,
         name: ModelName,
         channel: Annotated[str | None, Query(description="Held by this channel now.")] = None,
-        status: Annotated[
-            str | None, Query(pattern="^(registered|validated|archived|failed|deleted)$")
-        ] = None,
+        status: schemas.Status | None = None,
         tag: Annotated[str | None, Query(description="With this label.")] = None,
         task_type: str | None = None,
         config_hash: Annotated[str | None, Query(description="May be shortened.")] = None,
