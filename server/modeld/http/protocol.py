@@ -60,7 +60,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         if self._whole:  # it begins in the same read that ended the one before
             self._whole = False
-            self._came = self._body = 0
+            self._came, self._body = 1, 0  # of its first bytes one at least
         super().on_message_begin()
 
     def on_body(self, body: bytes) -> None:
