@@ -15,13 +15,13 @@ import numpy as np
 import pytest
 import tritonclient.http as triton
 from tests.e2e.conftest import rows, template, trained
-from tests.http.conftest import Gateway, _maker, _take_down
+from tests.http.conftest import Gateway, _loop_of_gevent, _maker, _take_down
 from tests.registry.conftest import Trained
 from tests.support import wait_until
 
 from modeld.http.tokens import READ
 
-__all__ = ["rows", "template", "trained"]
+__all__ = ["_loop_of_gevent", "rows", "template", "trained"]
 
 pytestmark = pytest.mark.system
 
