@@ -134,6 +134,7 @@ class HttpSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     tls_key: str = ""
     behind_proxy: bool = False
     timeout_s: _Positive = 5
+    request_timeout_s: _Positive = 20
     max_upload_mb: _Count = 512
     page: bool = False
     jwt: JwtSettings = JwtSettings()

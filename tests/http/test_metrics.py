@@ -98,6 +98,22 @@ def test_promtool_accepts_the_rules_and_they_fire():
 
 
 @pytest.mark.system
+def test_promtool_accepts_the_configuration_of_the_page(tmp_path: Path):
+    """docs/http.md's block for Prometheus, with the rules where they are here."""
+    page = (MONITORING.parents[1] / "docs" / "http.md").read_text()
+    (shown,) = re.findall(r"^```yaml\n(scrape_configs:.*?)^```", page, re.M | re.S)
+    config = tmp_path / "prometheus.yml"
+    config.write_text(re.sub(r"/opt/\S+/config/monitoring", str(MONITORING), shown))
+    (tmp_path / "token").touch()
+    config.write_text(config.read_text().replace("/etc/prometheus/modeld.token", str(tmp_path / "token")))
+    done = subprocess.run(
+        ["promtool", "check", "config", config], text=True, capture_output=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "rules found" in done.stdout
+
+
+@pytest.mark.system
 def test_promtool_accepts_a_scrape(gateway: Gateway):
     """`promtool check metrics`: names, types and help as Prometheus wants them."""
     text = gateway.client.get("/metrics").text

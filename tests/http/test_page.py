@@ -101,3 +101,12 @@ def test_lineage_is_drawn_with_every_relative_and_edge() -> None:
     assert across["gone:1"] < across["a:1"] < across["a:2"] < across["a:3"] == across["b:1"]
     edges = {(edge["source"], edge["target"]) for edge in graph["links"]}
     assert edges == {("gone:1", "a:1"), ("a:1", "a:2"), ("a:2", "a:3"), ("a:2", "b:1")}
+
+
+def test_a_version_has_one_colour_in_every_chart_of_a_view() -> None:
+    """Also where another version lacks what a chart shows."""
+    versions = ["1.0.0", "1.1.0", "1.2.0"]
+    bars = charts.bars(["a"], {"1.1.0": [1], "1.2.0": [2]}, versions)["series"]
+    points = charts.scatter({"1.2.0": [(0, 0)]}, versions)["series"]
+    assert [each["itemStyle"]["color"] for each in bars] == charts.COLOURS[1:3]
+    assert points[0]["itemStyle"]["color"] == charts.COLOURS[2]

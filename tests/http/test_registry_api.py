@@ -286,3 +286,37 @@ def test_a_wrong_question_gets_a_problem(gateway: Gateway, method, path, body, s
     assert problem["title"]
     assert problem["detail"]
     assert problem["code"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "sent", "told"),
+    [
+        ("GET", "/api/v1/models/A/current", {}, "path.name: 'A' isn't a model's name: up to 64 of"),
+        ("GET", f"{ALPHA}/new", {}, "path.version: 'new' isn't a version: 1.2.3"),
+        ("GET", f"{ALPHA}/held?at=soon", {}, "query.at: 'soon' isn't a date or a time: 2026-01-15"),
+        (
+            "POST",
+            f"{ALPHA}/1.1.0/promote",
+            {"json": {"reason": "x", "to": "A"}},
+            "body.to: 'A' isn't a channel",
+        ),
+        (
+            "POST",
+            f"{ALPHA}/1.1.0/promote",
+            {"json": {"reason": " "}},
+            "body.reason: ' ' isn't a reason: one line",
+        ),
+        ("POST", f"{ALPHA}/1.1.0/promote", {"content": b"reason"}, "Content-Type: application/json"),
+        (
+            "POST",
+            f"{ALPHA}/1.1.0/promote",
+            {"content": b"{reason", "headers": {"Content-Type": "application/json"}},
+            "not JSON: Expecting property name",
+        ),
+        ("DELETE", ALPHA, {}, f"{ALPHA} takes GET, POST"),
+        ("GET", "/api/v2", {}, "no path /api/v2"),
+    ],
+)
+def test_a_problem_says_what_and_where_in_words(gateway: Gateway, method, path, sent, told):
+    """Not by a regular expression, nor by the framework's vocabulary."""
+    assert told in gateway.operator.request(method, path, **sent).json()["detail"]

@@ -5,13 +5,10 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-import resource
-import socket
 import ssl
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
@@ -170,7 +167,8 @@ def test_without_a_key_the_registry_can_be_read_and_not_changed(serve: Serve):
 
 
 def test_with_required_always_only_health_is_open(serve: Serve):
-    """Predictions, metadata and metrics need `model:read` then, as they do beyond loopback."""
+    """Predictions, metadata and metrics need `model:read` then, as they do beyond loopback and behind a proxy."""
+    assert Gatekeeper(HttpSettings(behind_proxy=True)).everything
     gateway = serve("http.jwt.required=always")
     row = {"inputs": [{"name": "f", "shape": [1, 4], "datatype": "FP64", "data": [0.1, 0.1, 0.1, 0.1]}]}
     for method, path in (
@@ -241,16 +239,34 @@ def test_a_body_that_nobody_would_read_is_ended_at_a_mebibyte(gateway: Gateway, 
     assert ask("/v2/models/alpha/infer", {}).json()["code"] == ("TOO_LARGE" if chunked else "MALFORMED")
 
 
-def test_connections_that_say_nothing_keep_nobody_out(gateway: Gateway):
-    """More than a thousand of them, and a request is answered."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    host, _, port = gateway.address.rpartition(":")
-    with ExitStack() as silent:
-        for _ in range(1030):
-            silent.enter_context(socket.create_connection((host, int(port)), 30))
-        assert gateway.client.get("/v2").status_code == 200
-    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+def test_a_token_is_verified_once(template, tmp_path, monkeypatch):
+    """For a request of the registry's, with a body and without."""
+    key = tmp_path / "key"
+    key.write_text(SECRET)
+    key.chmod(0o600)
+    verified = []
+    decode = jwt.decode
+    monkeypatch.setattr(jwt, "decode", lambda *given, **named: verified.append(1) or decode(*given, **named))
+    http = HttpSettings(jwt=JwtSettings(key_file=str(key)))
+    app = create_app(Config(source=Source(root=str(template)), http=http))
+    headers = {"Authorization": f"Bearer {issue(http.jwt, key, 'desk', [READ, OPERATE], 60)}"}
+    body = {"reason": "x", "to": "staging", "dry_run": True}
+
+    async def ask() -> list[tuple[int, int]]:
+        transport = httpx.ASGITransport(app)
+        found = []
+        async with httpx.AsyncClient(
+            transport=transport, base_url="http://localhost", headers=headers
+        ) as client:
+            for request in (
+                client.get(CURRENT),
+                client.post("/api/v1/models/alpha/1.1.0/promote", json=body),
+            ):
+                verified.clear()
+                found.append(((await request).status_code, len(verified)))
+        return found
+
+    assert asyncio.run(ask()) == [(200, 1), (200, 1)]
 
 
 def test_where_it_may_listen():
@@ -262,6 +278,7 @@ def test_where_it_may_listen():
     check(HttpSettings(host="0.0.0.0", jwt=key, behind_proxy=True))
     for settings, told in (
         (HttpSettings(host="0.0.0.0", behind_proxy=True), "jwt.key_file"),
+        (HttpSettings(behind_proxy=True), "jwt.key_file"),
         (HttpSettings(host="::", jwt=key), "plain text"),
         (HttpSettings(tls_cert="/x"), "go together"),
         (HttpSettings(tls_cert="/absent", tls_key="/absent"), "can't be read"),

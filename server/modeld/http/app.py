@@ -9,6 +9,7 @@ from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp
 
 from modeld import __version__
 from modeld.client.errors import ModeldError
@@ -16,6 +17,7 @@ from modeld.config import Config
 from modeld.http import registry_api
 from modeld.http.gateway import Gateway
 from modeld.http.guard import Guard
+from modeld.http.inference import Inference
 from modeld.http.metrics import Metrics
 from modeld.http.oip import Oip
 from modeld.http.problems import ApiError, handle
@@ -27,10 +29,8 @@ _HANDLED: tuple[type[Exception], ...] = (
 )  # fmt: skip
 
 
-def create_app(config: Config) -> FastAPI:
-    """The gateway as an ASGI application. What is mounted on it later passes the same guard.
-
-    `app.state.gateway` is the `Gateway`: the daemon's sockets (within the lifespan), the registry, the token checks.
+def create_app(config: Config) -> ASGIApp:
+    """The gateway as an ASGI application: the guard, inference, and behind them whatever the framework routes.
 
     Raises:
         ConfigError: the key for tokens can't be used, or the page is wanted and its extra isn't installed.
@@ -57,14 +57,12 @@ def create_app(config: Config) -> FastAPI:
         openapi_url="/api/v1/openapi.json",
         exception_handlers=dict.fromkeys(_HANDLED, handle),
     )
-    app.state.gateway = gateway
     app.router.routes[:0] = Oip(gateway).routes()
     app.add_route("/metrics", metrics.scrape, include_in_schema=False)
     app.include_router(registry_api.router(gateway))
     if config.http.page:
         _mount_page(app, gateway)
-    app.add_middleware(Guard, settings=config.http, count=metrics.count)
-    return app
+    return Guard(Inference(app, gateway), config.http, metrics.count)
 
 
 def _mount_page(app: FastAPI, gateway: Gateway) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import zlib
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Scope
 
 from modeld.http.problems import ApiError
 
@@ -14,23 +15,30 @@ _COMPRESS_FROM = 1024
 _WINDOW = {"gzip": 31, "deflate": 15}
 
 
-async def read(request: Request, limit: int) -> bytes:
+async def read(scope: Scope, receive: Receive, limit: int) -> bytes:
     """The body, inflated where Content-Encoding says so.
 
     Raises:
         ApiError: 413, more than `limit` bytes before or after inflating; 415, another coding; 400, damaged.
+        ClientDisconnect: it ended before it was whole.
     """
-    said = request.headers.get("content-length", "")
+    headers = dict(scope["headers"])
+    said = headers.get(b"content-length", b"")
     if said.isdigit() and int(said) > limit:
         raise _too_large(limit)
-    parts, size = [], 0
-    async for chunk in request.stream():
-        size += len(chunk)
+    parts: list[bytes] = []
+    size, more = 0, True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        more = message.get("more_body", False)
+        parts.append(message.get("body", b""))
+        size += len(parts[-1])
         if size > limit:
             raise _too_large(limit)
-        parts.append(chunk)
     body = parts[0] if len(parts) == 1 else b"".join(parts)
-    coding = request.headers.get("content-encoding", "identity").strip().lower()
+    coding = headers.get(b"content-encoding", b"").decode("latin-1").strip().lower()
     return body if coding in ("", "identity") else _inflated(body, coding, limit)
 
 

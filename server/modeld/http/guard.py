@@ -11,6 +11,7 @@ import ipaddress
 import re
 import time
 from collections.abc import Callable
+from functools import lru_cache
 from urllib.parse import urlsplit
 
 from starlette.exceptions import HTTPException
@@ -30,6 +31,9 @@ _MAX_BODY = 1 << 20
 #: POST to one of these: inference and uploads, whose handlers count up to limits of their own.
 _LARGE = re.compile(r"/v2/models/.+/infer|/api/v1/models/[^/]+")
 
+#: Host headers whose verdict is remembered.
+_REMEMBERED = 64
+
 _TOO_LARGE = f"the body is larger than {_MAX_BODY} bytes"
 
 #: Sent with every answer: nothing here is a document that another site may embed or guess the type of.
@@ -48,6 +52,8 @@ class Guard:
         self._hosts = {"localhost", settings.host.lower(), *(name.lower() for name in settings.allowed_hosts)}
         self._origins = {origin.rstrip("/").lower() for origin in settings.allowed_origins}
         self._count = count
+        #: Nearly every request has the same Host header.
+        self._is_ours = lru_cache(_REMEMBERED)(self._may_be_called)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -102,7 +108,7 @@ class Guard:
             return Problem(413, "TOO_LARGE", _TOO_LARGE)
         return None
 
-    def _is_ours(self, host: str) -> bool:
+    def _may_be_called(self, host: str) -> bool:
         try:
             name = urlsplit(f"//{host}").hostname or ""
         except ValueError:

@@ -1,5 +1,5 @@
 """The Open Inference Protocol v2 over HTTP, complete, with Triton's extensions that fit: binary tensors, statistics,
-the model repository.
+the model repository. What is asked most, inference itself, is in `modeld.http.inference`.
 
 Health needs no token; predictions, metadata and statistics need one where everything does; load needs `model:operate`.
 """
@@ -15,7 +15,7 @@ from starlette.routing import BaseRoute, Route
 
 from modeld import __version__
 from modeld.front.stats import lower_bound_us
-from modeld.http import bodies, tensors
+from modeld.http import bodies
 from modeld.http.gateway import Gateway
 from modeld.http.problems import ApiError
 from modeld.http.tokens import OPERATE
@@ -32,16 +32,11 @@ class Oip:
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
-        self._max_body = gateway.config.limits.max_message_bytes
 
     def routes(self) -> list[BaseRoute]:
-        """Inference first: routes are tried in order."""
         model = "/v2/models/{model}"
         version = model + "/versions/{version}"
-        found: list[BaseRoute] = []
-        for at in (model, version):
-            found.append(Route(at + "/infer", self.infer, methods=["POST"]))
-        found.append(Route("/v2/models/stats", self.statistics))  # before a model of that name
+        found: list[BaseRoute] = [Route("/v2/models/stats", self.statistics)]  # before a model of that name
         for at in (model, version):
             found += [
                 Route(at + "/ready", self.model_ready),
@@ -58,22 +53,6 @@ class Oip:
             Route("/v2/repository/models/{model}/load", self.load, methods=["POST"]),
             Route("/v2/repository/models/{model}/unload", self.unload, methods=["POST"]),
         ]
-
-    async def infer(self, request: Request) -> Response:
-        gateway, headers = self._gateway, request.headers
-        gateway.keeper.open_to_all(headers.get("authorization"))
-        body = await bodies.read(request, self._max_body)
-        asked, raw = tensors.read_request(body, headers.get("inference-header-content-length"))
-        path = request.path_params
-        reply = await gateway.data.call(
-            "predict", tensors.fields(asked, path["model"], path.get("version")), raw
-        )
-        body, json_length = tensors.write_reply(asked, reply)
-        body, more = bodies.compressed(body, headers.get("accept-encoding"))
-        if json_length is None:
-            return Response(body, headers=more, media_type="application/json")
-        more["Inference-Header-Content-Length"] = str(json_length)
-        return Response(body, headers=more, media_type="application/octet-stream")
 
     async def server(self, _request: Request) -> Response:
         """Answered by the gateway alone: whether it lives itself."""
@@ -174,7 +153,7 @@ class Oip:
 
 async def _object(request: Request) -> dict[str, Any]:
     """The body as a JSON object; nothing at all is an empty one."""
-    body = await bodies.read(request, _SMALL_BODY)
+    body = await bodies.read(request.scope, request.receive, _SMALL_BODY)
     try:
         return msgspec.json.decode(body, type=dict[str, Any]) if body.strip() else {}
     except (msgspec.DecodeError, RecursionError, ValueError) as error:

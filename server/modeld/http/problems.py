@@ -20,6 +20,7 @@ from starlette.routing import Match
 
 from modeld import log
 from modeld.client.errors import ModeldError, ProtocolError, RequestTimeout, ServerError
+from modeld.http import schemas
 from modelreg.errors import PromotionGateError, RegistryError
 
 #: Seconds after which a client may try again what can't be done now.
@@ -99,7 +100,7 @@ def problem_of(error: Exception) -> Problem:
         case ProtocolError() | ModeldError():
             return _problem(502, "BAD_REPLY", str(error))
         case RequestValidationError():
-            errors = [{"where": _where(each["loc"]), "what": each["msg"]} for each in error.errors()]
+            errors = [{"where": _where(each["loc"]), "what": _what(each)} for each in error.errors()]
             told = "; ".join(f"{each['where']}: {each['what']}" for each in errors)
             return Problem(422, "usage", told, {"errors": errors})
         case HTTPException():
@@ -114,6 +115,17 @@ def problem_of(error: Exception) -> Problem:
 def _problem(status: int, code: str, detail: str, more: Mapping[str, Any] | None = None) -> Problem:
     headers = {"Retry-After": str(RETRY_AFTER_S)} if status == HTTPStatus.SERVICE_UNAVAILABLE else {}
     return Problem(status, code, detail, dict(more or {}), headers)
+
+
+def _what(found: Mapping[str, Any]) -> str:
+    """What is wrong with one field, as its sender would say it; else as the framework does."""
+    context = found.get("ctx", {})
+    if found["type"] == "json_invalid":
+        return f"not JSON: {context.get('error', 'it ends early')}"
+    if found["type"] == "model_attributes_type":
+        return "a JSON object is wanted, as Content-Type: application/json"
+    words = schemas.MEANING.get(context.get("pattern", ""))
+    return str(found["msg"]) if words is None else f"{found['input']!r} isn't {words}"
 
 
 def _where(path: tuple[Any, ...]) -> str:
@@ -134,6 +146,17 @@ def render(problem: Problem, *, oip: bool) -> Response:
     return Response(msgspec.json.encode(body), problem.status, problem.headers, media)
 
 
+def _unrouted(request: Request, error: HTTPException, problem: Problem) -> Problem:
+    """The framework's own refusals, with what they are about."""
+    path = request.url.path
+    if error.status_code == HTTPStatus.NOT_FOUND:
+        return replace(problem, detail=f"there is no path {path} here")
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        allowed = _allowed(request)
+        return replace(problem, detail=f"{path} takes {allowed}", headers={"Allow": allowed})
+    return problem
+
+
 def _allowed(request: Request) -> str:
     """Every method of this path: the framework names those of the first route alone."""
     routes, scope = request.app.router.routes, request.scope
@@ -147,8 +170,8 @@ def _allowed(request: Request) -> str:
 async def handle(request: Request, error: Exception) -> Response:
     """The application's handler for every error."""
     problem = problem_of(error)
-    if problem.status == HTTPStatus.METHOD_NOT_ALLOWED:
-        problem = replace(problem, headers={"Allow": _allowed(request)})
+    if isinstance(error, HTTPException):
+        problem = _unrouted(request, error, problem)
     if problem.code == "INTERNAL" and not isinstance(error, ServerError):
         log.get().error(log.INCIDENT, what=repr(error), method=request.method, path=request.url.path)
     return render(problem, oip=request.url.path.startswith("/v2"))

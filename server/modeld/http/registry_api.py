@@ -99,7 +99,12 @@ def router(gateway: Gateway) -> APIRouter:
 
     def needs(scope: str) -> Any:
         def check(request: Request) -> Caller:
-            return gateway.keeper.check(request.headers.get("authorization"), scope)
+            # Asked twice for a request, first by _TokenFirst; its state is the same for both.
+            state = request.state
+            if not hasattr(state, "caller"):
+                state.caller = gateway.keeper.check(request.headers.get("authorization"), scope)
+            caller: Caller = state.caller
+            return caller
 
         return Depends(check)
 
@@ -124,9 +129,7 @@ def router(gateway: Gateway) -> APIRouter:
         response: Response,
         name: ModelName,
         channel: Annotated[str | None, Query(description="Held by this channel now.")] = None,
-        status: Annotated[
-            str | None, Query(pattern="^(registered|validated|archived|failed|deleted)$")
-        ] = None,
+        status: schemas.Status | None = None,
         tag: Annotated[str | None, Query(description="With this label.")] = None,
         task_type: str | None = None,
         config_hash: Annotated[str | None, Query(description="May be shortened.")] = None,

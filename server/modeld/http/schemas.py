@@ -14,20 +14,38 @@ _IDENTIFIERS = r"[0-9A-Za-z\-]+(\.[0-9A-Za-z\-]+)*"
 _SEMVER = rf"v?{_NUMBER}\.{_NUMBER}\.{_NUMBER}(-{_IDENTIFIERS})?(\+{_IDENTIFIERS})?"
 _VERSION = rf"^({_SEMVER}|[0-9]{{8}}_[0-9]{{6}}(_[0-9]+)?)$"
 _CHANNEL = r"^[a-z][a-z0-9_\-]{0,63}$"
+_SHOWN = rf"^({_VERSION[1:-1]}|[a-z][a-z0-9_\-]{{0,63}}(~[0-9]{{1,4}})?)$"
+_MINIMUM = r"^[A-Za-z0-9_.]{1,64}=-?[0-9]{1,15}(\.[0-9]{1,15})?$"
+_MOMENT = (
+    r"^[0-9]{4}-[0-9]{2}-[0-9]{2}(T[0-9]{2}:[0-9]{2}(:[0-9]{2}(\.[0-9]{1,6})?)?(Z|[+\-][0-9]{2}:[0-9]{2})?)?$"
+)
+_STATUS = "^(registered|validated|archived|failed|deleted)$"
+_REASON = r"^[^\x00-\x1f]*[^\x00-\x20][^\x00-\x1f]*$"
+
+#: The patterns in words, for whoever sent what doesn't match.
+MEANING = {
+    _NAME: "a model's name: up to 64 of a-z 0-9 _ . -, a letter or digit first",
+    _VERSION: "a version: 1.2.3, or a UTC timestamp 20260115_093000",
+    _CHANNEL: "a channel: up to 64 of a-z 0-9 _ -, a letter first",
+    _SHOWN: "a version (1.2.3, 20260115_093000) or a channel (production, production~1)",
+    _MINIMUM: "METRIC=NUMBER",
+    _MOMENT: "a date or a time: 2026-01-15, 2026-01-15T09:30:00Z",
+    _STATUS: "registered, validated, archived, failed or deleted",
+    _REASON: "a reason: one line that isn't blank",
+}
 
 ModelName = Annotated[str, Path(pattern=_NAME, description="The model's name.")]
 VersionName = Annotated[
     str, Path(pattern=_VERSION, max_length=128, description="A semantic version, or a UTC timestamp.")
 ]
 #: A version, or a channel and how many holders back.
-Shown = Annotated[
-    str, StringConstraints(pattern=rf"^({_VERSION[1:-1]}|[a-z][a-z0-9_\-]{{0,63}}(~[0-9]{{1,4}})?)$")
-]
-Minimum = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.]{1,64}=-?[0-9]{1,15}(\.[0-9]{1,15})?$")]
+Shown = Annotated[str, StringConstraints(pattern=_SHOWN)]
+Minimum = Annotated[str, StringConstraints(pattern=_MINIMUM)]
+Status = Annotated[str, StringConstraints(pattern=_STATUS)]
 Moment = Annotated[
     str,
     Query(
-        pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}(T[0-9]{2}:[0-9]{2}(:[0-9]{2}(\.[0-9]{1,6})?)?(Z|[+\-][0-9]{2}:[0-9]{2})?)?$",
+        pattern=_MOMENT,
         description="A date (its end) or a time, in UTC where no offset is given.",
         examples=["2026-01-15"],
     ),
@@ -212,9 +230,7 @@ class Reloaded(BaseModel):
     version: str | None = None
 
 
-_Reason = Annotated[
-    str, Field(min_length=1, max_length=2000, pattern=r"^[^\x00-\x1f]*[^\x00-\x20][^\x00-\x1f]*$")
-]
+_Reason = Annotated[str, Field(min_length=1, max_length=2000, pattern=_REASON)]
 
 
 class _In(BaseModel):

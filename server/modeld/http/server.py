@@ -16,11 +16,14 @@ from modeld import log
 from modeld.config import Config, HttpSettings
 from modeld.errors import EndpointInUse, ModeldError
 from modeld.http.app import create_app
+from modeld.http.protocol import BoundedProtocol
 from modeld.http.tokens import is_loopback
 from modelreg.errors import ConfigError
 
 #: An idle connection is kept for so long. Seconds.
 _KEEP_ALIVE_S = 60
+#: A client that takes nothing of its answer is given up after so long. Milliseconds.
+_UNREAD_MS = 60_000
 #: Connections that wait to be accepted at most.
 _BACKLOG = 512
 
@@ -34,6 +37,11 @@ def check(settings: HttpSettings) -> None:
         if path and not os.access(path, os.R_OK):
             raise ConfigError(f"http.{name} {path}: can't be read")
     if is_loopback(settings.host):
+        if settings.behind_proxy and not settings.jwt.key_file:
+            raise ConfigError(
+                "http.behind_proxy: what a proxy passes on comes from other machines, and no key for tokens is "
+                "configured: set http.jwt.key_file"
+            )
         return
     if not settings.jwt.key_file:
         raise ConfigError(
@@ -61,6 +69,10 @@ def serve(config: Config) -> None:
     for name in ("uvicorn", "uvicorn.error", "asyncio"):
         logging.getLogger(name).handlers = [_Handler()]
         logging.getLogger(name).propagate = False
+
+    class Protocol(BoundedProtocol):
+        request_timeout_s = settings.request_timeout_s
+
     options: dict[str, Any] = {}
     if settings.tls_cert:
         options = {"ssl_certfile": Path(settings.tls_cert), "ssl_keyfile": settings.tls_key}
@@ -74,6 +86,7 @@ def serve(config: Config) -> None:
             access_log=False,
             server_header=False,
             proxy_headers=False,
+            http=Protocol,
             # No limit_concurrency: it counts connections that ask nothing, and refuses whoever asks something.
             timeout_keep_alive=_KEEP_ALIVE_S,
             timeout_graceful_shutdown=int(config.limits.drain_timeout_s) or 1,
@@ -93,12 +106,15 @@ def serve(config: Config) -> None:
 def _listen(settings: HttpSettings) -> socket.socket:
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     try:
-        return socket.create_server((settings.host, settings.port), family=family, backlog=_BACKLOG)
+        sock = socket.create_server((settings.host, settings.port), family=family, backlog=_BACKLOG)
     except OSError as error:
         told = f"http.host {settings.host}, http.port {settings.port}: {error.strerror or error}"
         if error.errno == errno.EADDRINUSE:
             raise EndpointInUse(f"{told}; choose another with --port") from None
         raise ModeldError(told) from None
+    # Connections inherit it.
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _UNREAD_MS)
+    return sock
 
 
 class _Server(uvicorn.Server):

@@ -50,7 +50,9 @@ class Gatekeeper:
         self._jwt = settings.jwt
         self._key = _verifying_key(settings.jwt) if settings.jwt.key_file else None
         #: Predictions, metrics and metadata need a token as well.
-        self.everything = settings.jwt.required == "always" or not is_loopback(settings.host)
+        self.everything = (
+            settings.jwt.required == "always" or settings.behind_proxy or not is_loopback(settings.host)
+        )
 
     @property
     def has_key(self) -> bool:

@@ -22,7 +22,7 @@ def _base(**more: Any) -> Options:
         "animation": False,
         "useUTC": True,
         "textStyle": {"color": _QUIET, "fontFamily": "system-ui, sans-serif"},
-        "grid": {"left": 8, "right": 16, "top": 36, "bottom": 8, "containLabel": True},
+        "grid": {"left": 8, "right": 28, "top": 36, "bottom": 8, "containLabel": True},
         "tooltip": {"trigger": "axis", "confine": True, "renderMode": "richText"},
         "legend": {
             "top": 0,
@@ -51,25 +51,26 @@ def _category_axis(names: Sequence[str], **more: Any) -> Options:
     return {"type": "category", "data": list(names), "axisLabel": {"color": _QUIET}, **more}
 
 
-def _over_time(names: Sequence[str]) -> Options:
+def _over_time(names: Sequence[str], **axis_options: Any) -> Options:
     lines = [{"name": name, "type": "line", "showSymbol": False, "data": []} for name in names]
     axis = {"type": "time", "axisLabel": {"color": _QUIET, "hideOverlap": True}, "splitLine": {"show": False}}
-    return _base(xAxis=axis, yAxis=_value_axis(min=0), series=lines)
+    return _base(xAxis=axis, yAxis=_value_axis(**axis_options), series=lines)
 
 
 def rates() -> Options:
-    return _over_time(["requests/s", "errors/s"])
+    return _over_time(["requests/s", "errors/s"], min=0)
 
 
 def latencies() -> Options:
-    return _over_time(["p50 µs", "p99 µs"])
+    """Logarithmic: beside one slow reply in a hundred the median would lie on the floor."""
+    return _over_time(["p50 µs", "p99 µs"], type="log", min=1)
 
 
 def fill(rate: Options, latency: Options, points: Sequence[Point], swaps: Sequence[tuple[int, str]]) -> None:
     """Put points into both charts, and a line with its version at each swap (Unix time in ms, version)."""
     columns = (
         (rate, [[p.at_ms, round(p.per_s, 1)] for p in points], [[p.at_ms, round(p.errors_per_s, 1)] for p in points]),
-        (latency, [[p.at_ms, p.p50_us] for p in points], [[p.at_ms, p.p99_us] for p in points]),
+        (latency, [[p.at_ms, _shown(p.p50_us)] for p in points], [[p.at_ms, _shown(p.p99_us)] for p in points]),
     )  # fmt: skip
     first = points[0].at_ms if points else 0
     marks = [{"xAxis": at, "label": {"formatter": version}} for at, version in swaps if at >= first]
@@ -85,6 +86,10 @@ def fill(rate: Options, latency: Options, points: Sequence[Point], swaps: Sequen
         }
 
 
+def _shown(us: int | None) -> int | None:
+    return None if us is None else max(us, 1)
+
+
 def trend(versions: Sequence[str], metrics: Mapping[str, Sequence[float | None]]) -> Options:
     """Metrics over versions, the oldest first."""
     lines = [
@@ -94,34 +99,38 @@ def trend(versions: Sequence[str], metrics: Mapping[str, Sequence[float | None]]
     return _base(xAxis=_category_axis(versions), yAxis=_value_axis(scale=True), series=lines)
 
 
-def bars(names: Sequence[str], groups: Mapping[str, Sequence[float | None]]) -> Options:
-    """Horizontal bars, the first name on top; one colour for each group."""
-    return _base(
-        xAxis=_value_axis(),
-        yAxis=_category_axis(names, inverse=True),
-        series=[{"name": group, "type": "bar", "data": list(values)} for group, values in groups.items()],
-    )
+def bars(names: Sequence[str], groups: Mapping[str, Sequence[float | None]], among: Sequence[str]) -> Options:
+    """Horizontal bars, the first name on top. A group's colour is its place in `among`, in every chart of a view."""
+    series = [
+        {"name": group, "type": "bar", "data": list(values), "itemStyle": {"color": _colour(group, among)}}
+        for group, values in groups.items()
+    ]
+    return _base(xAxis=_value_axis(), yAxis=_category_axis(names, inverse=True), series=series)
 
 
-def scatter(groups: Mapping[str, Sequence[tuple[float, float]]]) -> Options:
-    """Predictions (up) against the truth (right)."""
+def scatter(groups: Mapping[str, Sequence[tuple[float, float]]], among: Sequence[str]) -> Options:
+    """Predictions (up) against the truth (right); colours as those of `bars`."""
     series = [
         {
             "name": group,
             "type": "scatter",
             "symbolSize": 4,
-            "itemStyle": {"opacity": 0.55},
+            "itemStyle": {"opacity": 0.55, "color": _colour(group, among)},
             "data": list(data),
         }
         for group, data in groups.items()
     ]
     title = {"nameLocation": "middle", "nameTextStyle": {"color": _QUIET, "align": "center"}, "scale": True}
     across = _value_axis(**title, name="truth", nameGap=26)
-    up = _value_axis(**title, name="prediction", nameGap=30)
+    up = _value_axis(**title, name="prediction", nameGap=42)
     chart = _base(xAxis=across, yAxis=up, series=series)
     chart["tooltip"] = {"trigger": "item", "confine": True, "renderMode": "richText"}
-    chart["grid"] |= {"left": 34, "bottom": 28}
+    chart["grid"] |= {"left": 24, "bottom": 28}
     return chart
+
+
+def _colour(group: str, among: Sequence[str]) -> str:
+    return COLOURS[list(among).index(group) % len(COLOURS)]
 
 
 def lineage(found: Lineage) -> Options:

@@ -18,15 +18,17 @@ _CHARTS, _FEATURES = 8, 15
 _MOST = 20
 
 
-async def compare(visit: Visit, name: str, versions: Sequence[str]) -> None:
-    picked = list(dict.fromkeys(versions))[:_MOST]
+async def compare(visit: Visit, name: str, asked: Sequence[str]) -> None:
+    """`asked`: versions, or channels for what they hold now."""
     with visit.frame(f"Compare {name}", "Registry"):
         link(f"All versions of {name}", "registry", name)()
-        text("h1", f"{name}: {' and '.join(picked) or 'compare'}")
+        text("h1", f"{name}: {' and '.join(asked[:_MOST]) or 'compare'}")
+        registry = await visit.read(visit.gateway.registry)
+        found = [await visit.read(registry.resolve, f"{name}:{each}") for each in asked[:_MOST]]
+        picked = list(dict.fromkeys(version.version for _, version in found))
         if len(picked) < 2:
             notice("Choose two versions or more on the model's page.", "")
             return
-        registry = await visit.read(visit.gateway.registry)
         refs = [f"{name}:{version}" for version in picked]
         metrics = await visit.read(registry.compare, refs)
         with element("div", "panels"):
@@ -35,10 +37,10 @@ async def compare(visit: Visit, name: str, versions: Sequence[str]) -> None:
             with panel("Metrics, drawn", "wide"), element("div", "panels small"):
                 for row in metrics[:_CHARTS]:
                     values = {ref.partition(":")[2]: [value] for ref, value in row.values.items()}
-                    chart = ui.echart(charts.bars([row.metric], values)).classes("chart low")
+                    chart = ui.echart(charts.bars([row.metric], values, picked)).classes("chart low")
                     chart.props["aria-label"] = f"{row.metric}; the table above has the values"
-            await _importance(visit, refs)
-            await _predictions(visit, refs)
+            await _importance(visit, name, picked)
+            await _predictions(visit, name, picked)
             for before, after in pairwise(refs):
                 with panel(f"What differs: {before.partition(':')[2]} → {after.partition(':')[2]}", "wide"):
                     differences(await visit.read(registry.diff, before, after))
@@ -72,47 +74,47 @@ def differences(found: Sequence[FieldDifference]) -> None:
     )
 
 
-async def _importance(visit: Visit, refs: Sequence[str]) -> None:
+async def _importance(visit: Visit, name: str, versions: Sequence[str]) -> None:
     found: dict[str, Mapping[str, float]] = {}
     with panel("Feature importance"):
-        for ref in refs:
+        for version in versions:
             try:
-                known = await visit.read(importance, visit.gateway.registry(), ref)
+                known = await visit.read(importance, visit.gateway.registry(), f"{name}:{version}")
             except Refused as refused:
                 notice(str(refused))
                 continue
             if known:
-                found[ref.partition(":")[2]] = known
+                found[version] = known
         if not found:
             text("p", "None of them has feature_importance.csv.", "quiet")
             return
-        draw_importance(found)
+        draw_importance(found, versions)
 
 
-async def _predictions(visit: Visit, refs: Sequence[str]) -> None:
+async def _predictions(visit: Visit, name: str, versions: Sequence[str]) -> None:
     with panel("Validation: prediction against truth"):
         found = {}
-        for ref in refs:
+        for version in versions:
             try:
-                pairs = await visit.read(predictions, visit.gateway.registry(), ref)
+                pairs = await visit.read(predictions, visit.gateway.registry(), f"{name}:{version}")
             except Refused as refused:
                 notice(str(refused))
                 continue
             if pairs:
-                found[ref.partition(":")[2]] = pairs
+                found[version] = pairs
         if not found:
             text("p", "None of them has validation_predictions.csv.", "quiet")
             return
-        chart = ui.echart(charts.scatter(found)).classes("chart tall")
+        chart = ui.echart(charts.scatter(found, versions)).classes("chart tall")
         chart.props["aria-label"] = "Predictions against the truth of the validation rows"
 
 
-def draw_importance(found: Mapping[str, Mapping[str, float]]) -> None:
-    """Bars of the features that are most important to the last version."""
+def draw_importance(found: Mapping[str, Mapping[str, float]], among: Sequence[str]) -> None:
+    """Bars of the features that are most important to the last version; `among`: all versions of the view."""
     order = list(dict.fromkeys(name for known in [*found.values()][::-1] for name in known))
     names = order[:_FEATURES]
     groups = {version: [known.get(name) for name in names] for version, known in found.items()}
-    chart = ui.echart(charts.bars(names, groups)).classes("chart tall")
+    chart = ui.echart(charts.bars(names, groups, among)).classes("chart tall")
     chart.props["aria-label"] = "Importance of the features"
     if len(order) > _FEATURES:
         text("p", f"The first {_FEATURES} of {len(order)} features.", "quiet")
@@ -124,6 +126,9 @@ def _signed(value: float | None) -> str:
 
 def _short(field: FieldDifference, value: object) -> str:
     """A hash or a long list isn't read, only compared."""
-    told = "–" if value is None else str(value)
+    if isinstance(value, list | tuple):
+        told = ", ".join(map(str, value)) or "–"
+    else:
+        told = "–" if value is None else str(value)
     most = 12 if field.field.startswith("files.") else 120
     return told if len(told) <= most else f"{told[:most]}…"

@@ -190,10 +190,6 @@ class _Validate(Dialog):
     async def preview(self) -> bool:
         status = self._state.versions[self._version.value].status
         after = "validated, if it passes" if status == "registered" else status
-        text(
-            "p",
-            "Its bytes are checked, it is loaded in a process of its own, and its golden rows are replayed.",
-        )
         table([("", ""), ("Before", ""), ("After", "")], [("Status", status, after)], "")
         return True
 

@@ -16,6 +16,8 @@ from modelreg.state import PROMOTABLE, STAGE_ORDER
 
 #: For the trial run of a decision, which leaves no trace.
 _TRIAL = "shown on the page"
+#: Stands for the version that a channel held before.
+_BEFORE = ""
 
 
 class _Move(Dialog):
@@ -104,24 +106,29 @@ class RollBack(_Move):
         held = [each.channel for each in state.channels.values() if each.version is not None]
         first = "production" if "production" in held else held[0] if held else None
         self._channel = ui.select(held, label="Channel", value=first, on_change=self.again)
+        fit = [each.version for each in state.versions.values() if each.status in PROMOTABLE][::-1]
+        self._to = ui.select(
+            {_BEFORE: "the version that it held before", **{each: each for each in fit}},
+            label="To", value=_BEFORE, on_change=self.again,
+        )  # fmt: skip
         self._failed = ui.checkbox(
             "Mark the version that is left as failed: it can't be promoted again"
         ).props("dense")
 
     async def preview(self) -> bool:
-        channel = self._channel.value
+        channel, to = self._channel.value, self._to.value or None
         self.seq = (await self.visit.read(self.registry.state, self.name)).seq
         return await self.change(
             await self.visit.read(
-                lambda: self.registry.rollback(self.name, channel=channel, reason=_TRIAL, dry_run=True)
+                lambda: self.registry.rollback(self.name, to=to, channel=channel, reason=_TRIAL, dry_run=True)
             )
         )
 
     async def act(self, caller: Caller, reason: str) -> str:
-        channel, failed = self._channel.value, self._failed.value
+        channel, to, failed = self._channel.value, self._to.value or None, self._failed.value
         commit = await self.thread(
             lambda: self.registry.rollback(
-                self.name, channel=channel, mark_failed=failed, reason=reason, actor=caller.subject,
+                self.name, to=to, channel=channel, mark_failed=failed, reason=reason, actor=caller.subject,
                 expect_seq=self.seq,
             )
         )  # fmt: skip

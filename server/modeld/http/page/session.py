@@ -57,7 +57,9 @@ def add_login(app: FastAPI, gateway: Gateway) -> None:
         return _form(request)
 
     async def login(request: Request) -> Response:
-        sent = parse_qs((await bodies.read(request, _MAX_FORM_BYTES)).decode("utf-8", "replace"))
+        sent = parse_qs(
+            (await bodies.read(request.scope, request.receive, _MAX_FORM_BYTES)).decode("utf-8", "replace")
+        )
         token = "".join(sent.get("token", [""])[0].split())
         try:
             gateway.keeper.check(f"Bearer {token}" if token else None, READ)

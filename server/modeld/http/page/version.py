@@ -122,7 +122,7 @@ def _lineage(found: Lineage) -> None:
 async def _importance(visit: Visit, ref: str) -> None:
     known = await _or_notice(visit, importance, ref)
     if known:
-        draw_importance({ref.partition(":")[2]: known})
+        draw_importance({ref.partition(":")[2]: known}, [ref.partition(":")[2]])
     elif known is None:
         text("p", "No feature_importance.csv was sealed with it.", "quiet")
 
@@ -130,7 +130,8 @@ async def _importance(visit: Visit, ref: str) -> None:
 async def _predictions(visit: Visit, ref: str) -> None:
     pairs = await _or_notice(visit, predictions, ref)
     if pairs:
-        chart = ui.echart(charts.scatter({ref.partition(":")[2]: pairs})).classes("chart tall")
+        shown = ref.partition(":")[2]
+        chart = ui.echart(charts.scatter({shown: pairs}, [shown])).classes("chart tall")
         chart.props["aria-label"] = "Predictions against the truth of the validation rows"
     elif pairs is None:
         text("p", "No validation_predictions.csv was sealed with it.", "quiet")

@@ -1,0 +1,116 @@
+"""uvicorn's HTTP protocol, which waits for a request only so long and keeps only so much of its head.
+
+uvicorn ends a connection that is idle after an answer, and no other: one that never asks, or asks a byte at a time,
+would stay for ever, and a head without an end would be kept whole. Deadlines are for what the client does; the time
+that an answer takes isn't counted, nor while we don't read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from modeld.http.problems import Problem, render
+
+#: A request may come as slowly as this, beyond the time that each has. Bytes a second.
+MIN_BYTES_PER_S = 16_384
+#: Head, trailers and what frames chunks: at most so much, and an eighth of the body. Bytes.
+MAX_HEAD_BYTES = 65_536
+
+
+class BoundedProtocol(HttpToolsProtocol):
+    """One connection. Called by uvicorn, in the event loop."""
+
+    #: A request has to have come whole after so many seconds, and one more for each `MIN_BYTES_PER_S` received,
+    #: counted from the connection or from the request's first byte.
+    request_timeout_s = 20.0
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self._timer: asyncio.TimerHandle | None = None
+        self._since = 0.0
+        #: What has come since then, and how much of it was body. Bytes.
+        self._came = self._body = 0
+        self._whole = False
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._expect()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._expect_no_more()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        self._whole = False
+        self._came += len(data)
+        super().data_received(data)
+        if self._whole:  # nearly always: a request is seldom larger than a read
+            self._came = self._body = 0
+            if self._timer is not None:
+                self._expect_no_more()
+        elif not self.transport.is_closing():
+            if self._came - self._body > MAX_HEAD_BYTES + self._body // 8:
+                self._end(431, "HEAD_TOO_LARGE", f"a request's head has at most {MAX_HEAD_BYTES} bytes")
+            elif self._timer is None:
+                self._expect()
+
+    def on_message_begin(self) -> None:
+        if self._whole:  # it begins in the same read that ended the one before
+            self._whole = False
+            self._came, self._body = 1, 0  # of its first bytes one at least
+        super().on_message_begin()
+
+    def on_body(self, body: bytes) -> None:
+        self._body += len(body)
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._whole = True
+        super().on_message_complete()
+
+    def handle_websocket_upgrade(self) -> None:
+        # From here on it is another protocol's connection, with pings of its own.
+        self._whole = True
+        super().handle_websocket_upgrade()
+
+    def _expect(self) -> None:
+        self._since = self.loop.time()
+        self._timer = self.loop.call_later(self.request_timeout_s, self._look)
+
+    def _expect_no_more(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _look(self) -> None:
+        """Time is up, unless enough came meanwhile, or it is we who don't read or are still answering."""
+        self._timer = None
+        if self.transport.is_closing():
+            return
+        answering = self.cycle is not None and not (self.cycle.more_body or self.cycle.response_complete)
+        if answering or self.flow.read_paused:
+            self._expect()
+            return
+        allowed_s = self.request_timeout_s + self._came / MIN_BYTES_PER_S
+        left_s = self._since + allowed_s - self.loop.time()
+        if left_s > 0:
+            self._timer = self.loop.call_later(left_s, self._look)
+        elif self._came:
+            self._end(408, "TIMEOUT", f"the request didn't come whole within {allowed_s:.0f} s")
+        else:
+            self.transport.close()
+
+    def _end(self, status: int, code: str, told: str) -> None:
+        """Close, with an answer unless there is one already."""
+        cycle = self.cycle
+        if cycle is None or cycle.response_complete or not cycle.response_started:
+            oip = cycle is not None and cycle.scope["path"].startswith("/v2")
+            response = render(Problem(status, code, told), oip=oip)
+            head = [b"%b: %b\r\n" % header for header in response.raw_headers]
+            self.transport.write(
+                b"".join((STATUS_LINE[status], *head, b"connection: close\r\n\r\n", bytes(response.body)))
+            )
+        self.transport.close()
