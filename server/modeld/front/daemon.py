@@ -175,9 +175,9 @@ class Daemon:
         """From top to bottom: workers first, so that none outlives the zygote; replies last, so that they get out."""
         for served in self.models.values():
             served.slot.close()
-        self.source.close()
         if hasattr(self, "decoding"):
             self.decoding.close()
+        self.source.close()
         if hasattr(self, "spawner"):
             self.spawner.close()
         if hasattr(self, "descriptors"):

@@ -131,7 +131,7 @@ def split(frames: list[bytes]) -> tuple[list[bytes], list[bytes]]:
     return frames[:1], frames[1:]
 
 
-def is_json(header: bytes) -> bool:
+def is_json(header: bytes | memoryview) -> bool:
     return header[:1] == b"{"
 
 
@@ -175,7 +175,7 @@ def _can_echo(given: int | str) -> bool:
     return len(given) <= MAX_ID_CHARACTERS if isinstance(given, str) else -(1 << 63) <= given < 1 << 64
 
 
-def peek_id(header: bytes) -> RequestId:
+def peek_id(header: bytes | memoryview) -> RequestId:
     """The id of a header whose message is refused unread; None where there is none that could be echoed."""
     found = _peek(header, _OnlyId)
     if isinstance(found, _OnlyId) and found.id is not None and _can_echo(found.id):
@@ -191,7 +191,12 @@ _EARLY_ID = re.compile(
 
 
 def early_id(header: bytes | memoryview) -> RequestId:
-    """As `peek_id`, for a header of any size, as it looks at the beginning of JSON alone."""
+    """As `peek_id`, and quick for a header of any size: of JSON it looks at the beginning alone.
+
+    MessagePack says how long things are, so that they can be passed over.
+    """
+    if header[:1] != b"{":
+        return peek_id(header)
     found = _EARLY_ID.match(bytes(header[:_EARLY_BYTES]))
     return peek_id(b'{"id":%b}' % found[1]) if found is not None else None
 
@@ -206,7 +211,7 @@ def _malformed(header: bytes, error: BaseException) -> RequestError:
     return refusal
 
 
-def _peek(header: bytes, kind: type[msgspec.Struct]) -> msgspec.Struct | None:
+def _peek(header: bytes | memoryview, kind: type[msgspec.Struct]) -> msgspec.Struct | None:
     try:
         if is_json(header):
             return msgspec.json.decode(header, type=kind)
