@@ -25,12 +25,13 @@ from tests.e2e.conftest import Daemon, register_truncated
 from tests.registry.conftest import FEATURES, Trained
 from tests.support import wait_until
 
+from modeld.front.data import DECODE_BYTES
 from modelreg import Registry
 
 #: The first test of the file waits for a daemon with three models, on a machine that may be busy.
 pytestmark = pytest.mark.timeout(300)
 
-MAX_ROWS, MAX_MESSAGE_BYTES = 100, 64 * 1024
+MAX_ROWS, MAX_MESSAGE_BYTES = 100, 128 * 1024
 #: The model with two outputs, and the classes of the second.
 BUNDLE, OUTPUTS, CLASSES = "horizons", ("1d", "direction"), 3
 #: A model with as many features as a message may have raw frames.
@@ -40,6 +41,8 @@ Header = dict[str, Any]
 Encode = Callable[[Any], bytes]
 JSON: Encode = msgspec.json.encode
 MSGPACK: Encode = msgspec.msgpack.encode
+#: Makes a header so large that another process decodes it, and is ignored, as every unknown field.
+PADDING = {"padding": " " * DECODE_BYTES}
 ENCODINGS = [pytest.param(JSON, id="json"), pytest.param(MSGPACK, id="msgpack")]
 
 
@@ -211,9 +214,13 @@ FORMS: dict[str, tuple[Header, list[bytes], Any]] = {
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("encode", ENCODINGS)
-def test_each_form_of_input(served: Served, trained: dict[str, Trained], form: str, encode: Encode) -> None:
+@pytest.mark.parametrize("padding", [{}, PADDING], ids=["small", "large"])
+def test_each_form_of_input(
+    served: Served, trained: dict[str, Trained], form: str, encode: Encode, padding: Header
+) -> None:
     """The bits of the offline prediction, for every form, in both encodings, inline and as raw frames."""
     header, raw, rows = FORMS[form]
+    header = {**header, **padding}
     offline = trained["1.1.0"].booster.predict(matrix(rows), num_threads=1)
     reply = served.ask({"id": form, "model_name": "alpha", **header}, *raw, encode=encode)
     assert reply.keys() == {"id", "model_name", "model_version", "outputs", "parameters"}, reply
@@ -392,6 +399,14 @@ REFUSALS: dict[str, tuple[Header, list[bytes], str, list[str]]] = {
     "one tensor of another name": (
         {"inputs": [*columns(WHOLE)[:3], {**columns(WHOLE)[3], "name": "rsi"}]}, [], "UNKNOWN_FEATURE", ["rsi"],
     ),
+    "a parameter beside the parameters": (
+        {"features": ROW, "min_generation": 10**6}, [], "MALFORMED", ["'min_generation'", "'parameters'"],
+    ),
+    "a model under another name": ({"features": ROW, "model": "beta"}, [], "MALFORMED", ["'model'", "'model_name'"]),
+    "a version under another name": ({"features": ROW, "version": "1"}, [], "MALFORMED", ["'model_version'"]),
+    "a version among the parameters": (
+        {"features": ROW, "parameters": {"model_version": "1.0.0"}}, [], "MALFORMED", ["'model_version'", "beside"],
+    ),
     "infinity, raw": (
         {"inputs": [tensor()]}, [matrix([ROW, [1, 2, INF, 4], ROW]).tobytes()],
         "NON_FINITE", ["alpha 1.1.0", "row 1", "ret_20d"],
@@ -405,7 +420,7 @@ REFUSALS: dict[str, tuple[Header, list[bytes], str, list[str]]] = {
     "too many rows, raw": ({"inputs": [tensor(shape=[101, 4])]}, [b"\0" * 3232], "TOO_LARGE", ["101"]),
     "too many rows by name": ({"inputs": columns([ROW] * 101)}, [], "TOO_LARGE", ["101"]),
     "a message too large": (
-        {"inputs": [tensor(shape=[100, 100])]}, [b"\0" * 80_000], "TOO_LARGE", [str(MAX_MESSAGE_BYTES)],
+        {"inputs": [tensor(shape=[100, 100])]}, [b"\0" * 140_000], "TOO_LARGE", [str(MAX_MESSAGE_BYTES)],
     ),
     "no such operation": ({"op": "explain"}, [], "UNKNOWN_OP", ["explain", "predict"]),
     "an operator's operation": ({"op": "rollback", "reason": "x"}, [], "UNKNOWN_OP", ["rollback", "admin"]),
@@ -427,10 +442,11 @@ def check_refusal(reply: Header, request_id: Any, code: str, words: list[str]) -
 
 @pytest.mark.parametrize("case", REFUSALS)
 @pytest.mark.parametrize("encode", ENCODINGS)
-def test_what_cannot_be_answered(served: Served, case: str, encode: Encode) -> None:
+@pytest.mark.parametrize("padding", [{}, PADDING], ids=["small", "large"])
+def test_what_cannot_be_answered(served: Served, case: str, encode: Encode, padding: Header) -> None:
     """One error of the table under the request's id, with a message that names what is wrong and where."""
     header, raw, code, words = REFUSALS[case]
-    request = {"id": "r-1", **ALPHA, **header}
+    request = {"id": "r-1", **ALPHA, **header, **padding}
     given = request["id"]
     reply = served.ask(request, *raw, encode=encode)
     check_refusal(reply, given if given == "r-1" else None, code, words)

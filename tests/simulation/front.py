@@ -40,6 +40,8 @@ class Wire:
         self.inbox: list[list[bytes]] = []
         self._on_reply = on_reply
 
+    first: Any = None
+
     def recv(self) -> list[bytes]:
         if not self.inbox:
             raise zmq.Again
@@ -81,8 +83,9 @@ class Front(Daemon):
         self.descriptors = Silent()  # type: ignore[assignment]
         self.on_event: Callable[[str], None] = lambda _: None
         self.wire = Wire(on_reply)
+        self.decoding = self.new_decoding()
         self.data = DataService(
-            self.wire, self.models, config.limits, self.clock_ns, self.incident, self.guard
+            self.wire, self.models, config.limits, self.clock_ns, self.incident, self.guard, self.decoding
         )  # type: ignore[arg-type]
         self.admin = AdminService(Silent(), self)  # type: ignore[arg-type]
         self.spawner: Any = Machine(clock, chance, versions)

@@ -188,3 +188,17 @@ def test_any_bytes_are_a_request_or_malformed(head):
         except RequestError as refusal:
             assert refusal.code == "MALFORMED"  # noqa: PT017 (a request is as good an end)
             header.encode_json({"id": refusal.request_id})
+
+
+def test_early_id_looks_at_the_beginning_of_json_only():
+    """What a header of any size begins with; anything it isn't sure of is None. MessagePack is passed through."""
+    assert header.early_id(msgspec.msgpack.encode({"features": [1.0] * 10_000, "id": 7})) == 7
+    tail = b', "features": [' + b"1, " * 10_000
+    assert header.early_id(b'{"id": "x"' + tail) == "x"
+    assert header.early_id(b'{ "op": "predict", "model_version": null, "id": -7 ' + tail) == -7
+    assert header.early_id(memoryview(b'{"id":"x"}')) == "x"
+    for head in (
+        b"", b"{", b'{"id": [1], "id": 2}', b'{"parameters": {}, "id": 2}', b'{"id": "a\\u0041"}', b'{"id": 1.5}',
+        b'{"id": 7', b'{"a": 1}' + tail + b', "id": 3}', b'{"id": "' + b"x" * 257 + b'"}',
+    ):  # fmt: skip
+        assert header.early_id(head) is None

@@ -25,6 +25,7 @@ from modeld.errors import ModeldError, NothingToServe
 from modeld.front import sockets
 from modeld.front.admin import AdminService
 from modeld.front.data import DataService, Served
+from modeld.front.decoding import Decoding
 from modeld.front.descriptors import Descriptors
 from modeld.front.guard import Guard
 from modeld.front.loop import Loop
@@ -120,8 +121,15 @@ class Daemon:
             )
             self.descriptors = Descriptors(listening)
             data_socket, admin_socket = ZSocket(data), ZSocket(admin)
+            self.decoding = self.new_decoding()
             self.data = DataService(
-                data_socket, self.models, config.limits, self.clock_ns, self.incident, self.guard
+                data_socket,
+                self.models,
+                config.limits,
+                self.clock_ns,
+                self.incident,
+                self.guard,
+                self.decoding,
             )
             self.admin = AdminService(admin_socket, self)
             self.loop.add_socket(data_socket, self.data.on_message)
@@ -167,6 +175,8 @@ class Daemon:
         """From top to bottom: workers first, so that none outlives the zygote; replies last, so that they get out."""
         for served in self.models.values():
             served.slot.close()
+        if hasattr(self, "decoding"):
+            self.decoding.close()
         self.source.close()
         if hasattr(self, "spawner"):
             self.spawner.close()
@@ -182,7 +192,7 @@ class Daemon:
         self._notifier.close()
 
     def _pending(self) -> int:
-        return sum(served.pending for served in self.models.values())
+        return self.decoding.pending + sum(served.pending for served in self.models.values())
 
     def _on_hangup(self) -> None:
         def done() -> None:
@@ -340,6 +350,19 @@ class Daemon:
             unplanned_why=unplanned_why,
         )
 
+    def new_decoding(self) -> Decoding:
+        config = self.config
+        return Decoding(
+            lambda: self.spawner.spawn(),
+            self.loop.in_pieces,
+            self.clock_ns,
+            self.incident,
+            max_rows=config.limits.max_rows,
+            queue_requests=config.limits.queue_requests,
+            queue_bytes=config.limits.queue_bytes,
+            memory_limit_mb=config.trial.memory_limit_mb,
+        )
+
     def add_model(self, name: str) -> Slot:
         config = self.config
         slot = Slot(
@@ -398,6 +421,7 @@ class Daemon:
             slot.tick()
         self._events.get(zmq.EVENTS)  # takes in subscriptions, which a PUB else does when it sends
         self.descriptors.tick()
+        self.decoding.tick()
         self.spawner.sweep()
         self.source.check()
         self.source.tell_in_use()

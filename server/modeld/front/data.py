@@ -10,10 +10,12 @@ import zmq
 from modeld import __version__
 from modeld.config import Limits
 from modeld.errors import RequestError, retryable
+from modeld.front.decoding import Decoding
 from modeld.front.guard import Guard
-from modeld.front.servable import Job
+from modeld.front.large import LargeMessage
+from modeld.front.prediction import PredictJob
 from modeld.front.stats import Stats
-from modeld.front.zsocket import ZSocket
+from modeld.front.zsocket import VIEW_BYTES, ZSocket
 from modeld.swap.policy import State
 from modeld.swap.ports import Binding
 from modeld.swap.slot import Slot
@@ -21,6 +23,9 @@ from modeld.wire import header, replies, tensors
 from modeld.wire.header import Request, RequestId
 
 EXTENSIONS = ["binary_tensor_data", "parameters"]
+#: A header larger than this, or frames of which that many bytes have to be converted, are decoded in another process:
+#: what is smaller takes well below a millisecond. Bytes.
+DECODE_BYTES = VIEW_BYTES
 #: Operations of the admin socket, named in the refusal when one comes here.
 ADMIN_OPS = frozenset({"status", "reload", "rollback", "hold", "release", "drain", "history", "stats"})
 
@@ -40,77 +45,6 @@ class Served:
         return sum(one.pending for one in self.slot.residents())
 
 
-class PredictJob(Job):
-    """A request that waits for its prediction, with all that its reply needs."""
-
-    __slots__ = ("binding", "encode", "envelope", "pinned", "raw", "request_id", "service", "stats")
-
-    def __init__(
-        self,
-        service: DataService,
-        stats: Stats,
-        envelope: list[bytes],
-        encode: replies.Encode,
-        request_id: RequestId,
-        raw: bool,
-        binding: Binding,
-        pinned: bool,
-        data: bytes | memoryview,
-        rows: int,
-        admitted_ns: int,
-        deadline_ns: int | None,
-    ) -> None:
-        super().__init__(data, rows, admitted_ns, deadline_ns)
-        self.service = service
-        self.stats = stats
-        self.envelope = envelope
-        self.encode = encode
-        self.request_id = request_id
-        self.raw = raw
-        self.binding = binding
-        #: The client named the version: no other may answer.
-        self.pinned = pinned
-
-    def rebind(self, binding: Binding) -> bool:
-        """A later generation may answer in place of one whose workers are gone, if it takes the same features."""
-        if self.pinned or binding.contract.features != self.binding.contract.features:
-            return False
-        self.binding = binding
-        return True
-
-    def finish(self, tensors: list[bytes], predict_ns: int) -> None:
-        binding = self.binding
-        self.service.send(
-            self.envelope,
-            replies.prediction(
-                self.encode,
-                self.request_id,
-                binding.contract,
-                binding.generation,
-                binding.digest,
-                tensors,
-                self.rows,
-                raw=self.raw,
-                queue_us=self.queue_ns // 1000,
-                predict_us=predict_ns // 1000,
-                path=self.path,
-            ),
-        )
-        stats = self.stats
-        stats.requests += 1
-        took_us = (self.service.clock_ns() - self.admitted_ns) // 1000
-        stats.latency_us.add(took_us)
-        stats.predict_us.add(predict_ns // 1000)
-        self.service.on_reply(binding, took_us)
-
-    def refuse(self, error: RequestError) -> None:
-        self.stats.requests += 1
-        self.stats.error(error.code)
-        if error.code == "INTERNAL":
-            self.service.on_failure(self.binding)
-        self.service.send(self.envelope, replies.error(self.encode, self.request_id, error))
-
-
 class DataService:
     """Handles one message at a time. Owned by the loop."""
 
@@ -122,6 +56,7 @@ class DataService:
         clock_ns: Callable[[], int],
         on_incident: Callable[[BaseException], str],
         guard: Guard,
+        decoding: Decoding,
     ) -> None:
         self.sock = sock
         #: None where nobody has to show a key.
@@ -134,6 +69,7 @@ class DataService:
         self.errors: dict[str, int] = {}
         self._limits = limits
         self._on_incident = on_incident
+        self._decoding = decoding
 
     def on_message(self) -> None:
         """Receive one message and answer it, now or when its prediction is there."""
@@ -150,33 +86,57 @@ class DataService:
         ):
             self.dropped_messages += 1
             return
-        head = bytes(body[0])  # bytes already, unless it is very large
+        head = body[0]
         encode = header.encode_json if head[:1] == b"{" else header.encode_msgpack
         request_id: RequestId = None
         try:
-            if _size(body) > self._limits.max_message_bytes:
+            if len(head) > DECODE_BYTES:
+                self._decode_elsewhere(envelope, encode, body, admitted_ns)
+                return
+            size = _size(body)
+            if size > self._limits.max_message_bytes:
                 request_id = header.peek_id(head)
-                raise RequestError(
-                    "TOO_LARGE", f"a message has at most {self._limits.max_message_bytes} bytes"
-                )
+                self.check_size(size)
             request = header.decode(head)
             request_id = request.id
             if self._guard is not None:
                 self._guard.admit(self.sock.first, request.op)
             if request.op == "predict":
-                self._predict(envelope, encode, request, body[1:], admitted_ns)
+                self._predict(envelope, encode, request, body, size, admitted_ns)
             else:
-                self.send(envelope, [encode({"id": request_id, **self._other(request, len(body) - 1)})])
-        except RequestError as e:
-            self._refuse(envelope, encode, request_id, e)
+                self.answer(envelope, encode, request, len(body) - 1)
         except Exception as e:  # noqa: BLE001 (nothing that a client sends ends the server)
-            incident = self._on_incident(e)
-            error = RequestError("INTERNAL", "this request met an error of ours", incident=incident)
-            self._refuse(envelope, encode, request_id, error)
+            self.fail(envelope, encode, request_id, e)
 
-    def _refuse(
+    def answer(
+        self, envelope: list[bytes], encode: replies.Encode, request: Request, raw_frames: int
+    ) -> None:
+        """Reply to anything but a prediction. Raises RequestError."""
+        self.send(envelope, [encode({"id": request.id, **self._other(request, raw_frames)})])
+
+    def check_size(self, size: int) -> None:
+        """Raises RequestError TOO_LARGE for a message of more bytes than are allowed."""
+        if size > self._limits.max_message_bytes:
+            raise RequestError("TOO_LARGE", f"a message has at most {self._limits.max_message_bytes} bytes")
+
+    def admit_caller(self, first: zmq.Frame, op: str) -> None:
+        """Raises RequestError UNAUTHORIZED where the sender of a message with this first frame may not ask for `op`."""
+        if self._guard is not None:
+            self._guard.admit(first, op)
+
+    def fail(
+        self, envelope: list[bytes], encode: replies.Encode, request_id: RequestId, error: Exception
+    ) -> None:
+        """Answer a message that met an error, the client's or ours."""
+        if not isinstance(error, RequestError):
+            incident = self._on_incident(error)
+            error = RequestError("INTERNAL", "this request met an error of ours", incident=incident)
+        self.refuse(envelope, encode, request_id, error)
+
+    def refuse(
         self, envelope: list[bytes], encode: replies.Encode, request_id: RequestId, error: RequestError
     ) -> None:
+        """Send and count an error."""
         self.errors[error.code] = self.errors.get(error.code, 0) + 1
         known = request_id if error.request_id is None else error.request_id
         self.send(envelope, replies.error(encode, known, error))
@@ -205,18 +165,40 @@ class DataService:
         envelope: list[bytes],
         encode: replies.Encode,
         request: Request,
-        raw: Sequence[bytes | memoryview],
+        body: list[bytes],
+        size: int,
         admitted_ns: int,
     ) -> None:
+        served, binding = self.bind(request)
+        contract, checked = binding.contract, binding.served.large_rows
+        raw, max_rows = body[1:], self._limits.max_rows
+        found = tensors.plain_matrix(request, raw, contract, max_rows, checked)
+        if found is None:
+            if size > DECODE_BYTES and len(raw) <= header.MAX_RAW_FRAMES:
+                self._decode_elsewhere(envelope, encode, body, admitted_ns)
+                return
+            decoders = tensors.JSON if encode is header.encode_json else tensors.MSGPACK
+            found = tensors.parse_matrix(request, raw, contract, max_rows, decoders, checked)
+        self.submit(served, binding, envelope, encode, request, admitted_ns, *found)
+
+    def _decode_elsewhere(
+        self, envelope: list[bytes], encode: replies.Encode, body: list[bytes], admitted_ns: int
+    ) -> None:
+        message = LargeMessage(self, envelope, encode, body, self.sock.first, admitted_ns)
+        try:
+            self._decoding.submit(message)
+        except RequestError as busy:
+            message.refuse(busy)
+
+    def bind(self, request: Request) -> tuple[Served, Binding]:
+        """The model and the version that is to answer. Raises RequestError where none may."""
         served = self._model(request.model_name)
         if self.draining:
             raise retryable("DRAINING", "this daemon is shutting down; ask another")
-        binding = self._bind(served.slot, request.model_version)
-        contract = binding.contract
-        deadline_ns = None
-        as_raw = False
+        binding = self._resident(served.slot, request.model_version)
         parameters = request.parameters
         if parameters is not None:
+            contract = binding.contract
             if parameters.schema is not None and parameters.schema != contract.schema:
                 raise RequestError(
                     "SCHEMA_MISMATCH",
@@ -229,17 +211,29 @@ class DataService:
                     f"{contract.label} is generation {binding.generation}; {parameters.min_generation} was asked for",
                     generation=binding.generation,
                 )
-            if parameters.timeout_us is not None:
-                deadline_ns = admitted_ns + parameters.timeout_us * 1000
-            as_raw = parameters.binary_data_output
-        decoders = tensors.JSON if encode is header.encode_json else tensors.MSGPACK
-        data, rows = tensors.parse_matrix(
-            request, raw, contract, self._limits.max_rows, decoders, binding.served.large_rows
-        )
-        if deadline_ns is not None and self.clock_ns() >= deadline_ns:
-            raise retryable(
-                "DEADLINE_EXCEEDED", f"{contract.label}: timeout_us was over before the rows were read"
-            )
+        return served, binding
+
+    def submit(
+        self,
+        served: Served,
+        binding: Binding,
+        envelope: list[bytes],
+        encode: replies.Encode,
+        request: Request,
+        admitted_ns: int,
+        data: bytes | memoryview,
+        rows: int,
+    ) -> None:
+        """Have rows predicted by the version that they are bound to. Raises RequestError where they can't be."""
+        parameters = request.parameters
+        deadline_ns = None
+        if parameters is not None and parameters.timeout_us is not None:
+            deadline_ns = admitted_ns + parameters.timeout_us * 1000
+            if self.clock_ns() >= deadline_ns:
+                raise retryable(
+                    "DEADLINE_EXCEEDED",
+                    f"{binding.contract.label}: timeout_us was over before the rows were read",
+                )
         binding.served.submit(
             PredictJob(
                 self,
@@ -247,7 +241,7 @@ class DataService:
                 envelope,
                 encode,
                 request.id,
-                as_raw,
+                parameters is not None and parameters.binary_data_output,
                 binding,
                 request.model_version is not None,
                 data,
@@ -272,7 +266,7 @@ class DataService:
         raise RequestError("MODEL_NOT_FOUND", f"name the model: {', '.join(sorted(able))} are served")
 
     @staticmethod
-    def _bind(slot: Slot, version: str | None) -> Binding:
+    def _resident(slot: Slot, version: str | None) -> Binding:
         binding = slot.serving
         if binding is None:
             raise retryable("NOT_READY", f"{slot.model}: no version serves yet")

@@ -1,4 +1,5 @@
-"""A large matrix on its way to a worker, and its outputs on their way back: a memfd, written a piece at a time.
+"""Large messages on their way to another process, and a matrix's outputs on their way back: a memfd, written a piece at
+a time.
 
 Five megabytes take longer to copy than a request of one row may take in all. So the loop moves a piece in each of its
 turns, and whoever sends one row meanwhile waits for one piece.
@@ -7,6 +8,7 @@ turns, and whoever sends one row meanwhile waits for one piece.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -18,35 +20,57 @@ PIECE_BYTES = 128 * 1024
 _NOT_SENT = -1
 
 
-class MatrixTransfer:
-    """One job's rows in a memfd, with room for its outputs behind them. Owned by the loop."""
+class Transfer:
+    """Frames on their way into a memfd, one behind the other. Owned by the loop."""
 
-    __slots__ = ("_at", "_outputs_bytes", "fd", "id", "job", "since_ns")
+    __slots__ = ("_frames", "_frames_at", "_to", "fd")
 
-    def __init__(self, job: Job, outputs_bytes: int, now_ns: int) -> None:
-        """Raises OSError where there is no descriptor or no memory for it, as `move` does."""
-        self.job = job
-        self.id = _NOT_SENT
-        self.since_ns = now_ns
-        self._at = 0
-        self._outputs_bytes = outputs_bytes
+    def __init__(self, frames: Sequence[bytes | memoryview], room_bytes: int = 0) -> None:
+        """`room_bytes`: to be left behind them. Raises OSError where there is no descriptor or no memory for it, as
+        `move` does."""
+        self._frames = [memoryview(frame) for frame in frames]
+        self._frames_at = 0
+        self._to = 0
         self.fd = os.memfd_create("modeld-matrix", os.MFD_CLOEXEC)
         try:
-            os.ftruncate(self.fd, len(job.data) + outputs_bytes)
+            os.ftruncate(self.fd, sum(map(len, frames)) + room_bytes)
         except OSError:
             self.close()
             raise
 
     def move(self) -> bool:
-        """Move one piece; True when all rows are there."""
-        self._at += os.pwrite(self.fd, memoryview(self.job.data)[self._at : self._at + PIECE_BYTES], self._at)
-        return self._at == len(self.job.data)
-
-    def outputs(self) -> bytes:
-        """A copy of our own: what the worker writes into the memfd from now on doesn't matter."""
-        return os.pread(self.fd, self._outputs_bytes, len(self.job.data))
+        """Move one piece; True when all is there."""
+        moved = 0
+        while moved < PIECE_BYTES and self._frames:
+            frame = self._frames[0]
+            piece = frame[self._frames_at : self._frames_at + PIECE_BYTES - moved]
+            written = os.pwrite(self.fd, piece, self._to)
+            moved += written
+            self._to += written
+            self._frames_at += written
+            if self._frames_at == len(frame):
+                del self._frames[0]
+                self._frames_at = 0
+        return not self._frames
 
     def close(self) -> None:
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
+
+
+class MatrixTransfer(Transfer):
+    """One job's rows, with room for its outputs behind them."""
+
+    __slots__ = ("_outputs_bytes", "id", "job", "since_ns")
+
+    def __init__(self, job: Job, outputs_bytes: int, now_ns: int) -> None:
+        super().__init__([job.data], outputs_bytes)
+        self.job = job
+        self.id = _NOT_SENT
+        self.since_ns = now_ns
+        self._outputs_bytes = outputs_bytes
+
+    def outputs(self) -> bytes:
+        """A copy of our own: what the worker writes into the memfd from now on doesn't matter."""
+        return os.pread(self.fd, self._outputs_bytes, len(self.job.data))

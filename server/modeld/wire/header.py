@@ -6,6 +6,7 @@ reply uses the encoding of the request. Everything that a client may have got wr
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +21,10 @@ MAX_RAW_FRAMES = 64
 MAX_ID_CHARACTERS = 256
 #: The largest envelope that is echoed: frames, and bytes in all.
 MAX_ENVELOPE_FRAMES, MAX_ENVELOPE_BYTES = 16, 4096
+#: What `early_id` looks at.
+_EARLY_BYTES = 4096
+#: Where msgspec says a value of the wrong type is.
+_AT_PATH = re.compile(r"at `([^`]+)`")
 #: The longest reason that an operator may give. Characters.
 MAX_REASON_CHARACTERS = 2000
 
@@ -41,16 +46,19 @@ class Tensor(msgspec.Struct, gc=False):
 
 
 class Parameters(msgspec.Struct, gc=False):
-    """What a predict request may ask for. Unknown parameters are ignored, as in the Open Inference Protocol."""
+    """What a predict request may ask for. Unknown parameters are ignored, as in the Open Inference Protocol; those that
+    are typed `None` are known, and belong elsewhere (see MISPLACED)."""
 
     timeout_us: int | None = None
     schema: str | None = None
     min_generation: int | None = None
     binary_data_output: bool = False
+    model_name: None = None
+    model_version: None = None
 
 
 class Request(msgspec.Struct, gc=False):
-    """The header of any data-socket message."""
+    """The header of any data-socket message. Unknown fields are ignored, but for those in MISPLACED."""
 
     op: str = "predict"
     id: RequestId = None
@@ -59,6 +67,25 @@ class Request(msgspec.Struct, gc=False):
     parameters: Parameters | None = None
     inputs: list[Tensor] | None = None
     features: msgspec.Raw = ABSENT
+    timeout_us: None = None
+    schema: None = None
+    min_generation: None = None
+    binary_data_output: None = None
+    model: None = None
+    version: None = None
+
+
+#: What a client may write in the wrong place, and would be answered as if it hadn't: path → where it belongs.
+MISPLACED = {
+    "$.timeout_us": "'parameters'",
+    "$.schema": "'parameters'",
+    "$.min_generation": "'parameters'",
+    "$.binary_data_output": "'parameters'",
+    "$.parameters.model_name": "the header itself, beside 'parameters'",
+    "$.parameters.model_version": "the header itself, beside 'parameters'",
+    "$.model": "'model_name'",
+    "$.version": "'model_version'",
+}
 
 
 class AdminRequest(msgspec.Struct):
@@ -104,7 +131,7 @@ def split(frames: list[bytes]) -> tuple[list[bytes], list[bytes]]:
     return frames[:1], frames[1:]
 
 
-def is_json(header: bytes) -> bool:
+def is_json(header: bytes | memoryview) -> bool:
     return header[:1] == b"{"
 
 
@@ -148,7 +175,7 @@ def _can_echo(given: int | str) -> bool:
     return len(given) <= MAX_ID_CHARACTERS if isinstance(given, str) else -(1 << 63) <= given < 1 << 64
 
 
-def peek_id(header: bytes) -> RequestId:
+def peek_id(header: bytes | memoryview) -> RequestId:
     """The id of a header whose message is refused unread; None where there is none that could be echoed."""
     found = _peek(header, _OnlyId)
     if isinstance(found, _OnlyId) and found.id is not None and _can_echo(found.id):
@@ -156,13 +183,35 @@ def peek_id(header: bytes) -> RequestId:
     return None
 
 
+#: The beginning of a JSON object: fields of one word or number each, the id among them.
+_EARLY_ID = re.compile(
+    rb'\{\s*(?:"(?!id")\w*"\s*:\s*(?:"[^"\\]{0,256}"|[-+.\w]{1,30})\s*,\s*){0,8}'
+    rb'"id"\s*:\s*("[^"\\]*"|-?\d+)\s*[,}]'
+)
+
+
+def early_id(header: bytes | memoryview) -> RequestId:
+    """As `peek_id`, and quick for a header of any size: of JSON it looks at the beginning alone.
+
+    MessagePack says how long things are, so that they can be passed over.
+    """
+    if header[:1] != b"{":
+        return peek_id(header)
+    found = _EARLY_ID.match(bytes(header[:_EARLY_BYTES]))
+    return peek_id(b'{"id":%b}' % found[1]) if found is not None else None
+
+
 def _malformed(header: bytes, error: BaseException) -> RequestError:
-    refusal = RequestError("MALFORMED", f"the header can't be read: {error}")
+    why = f"the header can't be read: {error}"
+    path = _AT_PATH.search(str(error))
+    if path is not None and path[1] in MISPLACED:
+        why = f"{path[1].rpartition('.')[2]!r} is not to be there: put it into {MISPLACED[path[1]]}"
+    refusal = RequestError("MALFORMED", why)
     refusal.request_id = peek_id(header)
     return refusal
 
 
-def _peek(header: bytes, kind: type[msgspec.Struct]) -> msgspec.Struct | None:
+def _peek(header: bytes | memoryview, kind: type[msgspec.Struct]) -> msgspec.Struct | None:
     try:
         if is_json(header):
             return msgspec.json.decode(header, type=kind)

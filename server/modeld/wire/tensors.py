@@ -81,6 +81,36 @@ JSON = Decoders(msgspec.json.Decoder, _count_json_names)
 MSGPACK = Decoders(msgspec.msgpack.Decoder, _count_msgpack_names)
 
 
+def plain_matrix(
+    request: Request,
+    raw: Sequence[Frame],
+    contract: Contract,
+    max_rows: int,
+    checked_rows: int = sys.maxsize,
+) -> tuple[Frame, int] | None:
+    """As `parse_matrix`, for one raw FP64 tensor of the right shape; None for everything else.
+
+    Raises:
+        RequestError: NON_FINITE.
+    """
+    inputs = request.inputs
+    if inputs is None or len(inputs) != 1 or len(raw) != 1 or request.features:
+        return None
+    tensor = inputs[0]
+    shape = tensor.shape
+    if (
+        tensor.datatype == "FP64"
+        and len(shape) == 2
+        and shape[1] == contract.n_features
+        and 0 < shape[0] <= max_rows
+        and not tensor.data
+        and tensor.parameters is not None
+        and tensor.parameters.get("binary_data_size") == len(raw[0]) == shape[0] * shape[1] * 8
+    ):
+        return settled(raw[0], shape[0], contract, checked_rows)
+    return None
+
+
 def parse_matrix(
     request: Request,
     raw: Sequence[Frame],
@@ -98,32 +128,22 @@ def parse_matrix(
         RequestError: MALFORMED, SHAPE_MISMATCH, DATATYPE_UNSUPPORTED, MISSING_FEATURE, UNKNOWN_FEATURE, NON_FINITE
             or TOO_LARGE; the message names the model, the version, and the row and the feature where there is one.
     """
-    inputs = request.inputs
-    if inputs is not None and len(inputs) == 1 and len(raw) == 1 and not request.features:
-        tensor = inputs[0]
-        shape = tensor.shape
-        if (
-            tensor.datatype == "FP64"
-            and len(shape) == 2
-            and shape[1] == contract.n_features
-            and 0 < shape[0] <= max_rows
-            and not tensor.data
-            and tensor.parameters is not None
-            and tensor.parameters.get("binary_data_size") == len(raw[0]) == shape[0] * shape[1] * 8
-        ):
-            if shape[0] > checked_rows:
-                return raw[0], shape[0]
-            check_finite(np.frombuffer(raw[0]), contract)
-            return bytes(raw[0]), shape[0]
+    if (plain := plain_matrix(request, raw, contract, max_rows, checked_rows)) is not None:
+        return plain
     matrix = _matrix(request, raw, contract, max_rows, decoders)
     if len(matrix) > max_rows:
         raise _too_large(contract, len(matrix), max_rows)
     if not len(matrix):
         raise RequestError("SHAPE_MISMATCH", f"{contract.label}: no rows; send at least one")
-    if len(matrix) > checked_rows:
-        return np.ascontiguousarray(matrix).data.cast("B"), len(matrix)
-    check_finite(matrix.reshape(-1), contract)
-    return matrix.tobytes(), len(matrix)
+    return settled(np.ascontiguousarray(matrix).data.cast("B"), len(matrix), contract, checked_rows)
+
+
+def settled(data: Frame, rows: int, contract: Contract, checked_rows: int) -> tuple[Frame, int]:
+    """Rows as they are, or where they are `checked_rows` at most, looked through and a copy. Raises RequestError."""
+    if rows > checked_rows:
+        return data, rows
+    check_finite(np.frombuffer(data), contract)
+    return bytes(data), rows
 
 
 def check_finite(values: Matrix, contract: Contract) -> None:

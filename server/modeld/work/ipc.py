@@ -13,6 +13,11 @@ length field that a peer could lie with: the packet's own length is the length.
     front -> prover   PROVE (JSON Trial): compile and prove plans of the version
     prover -> front   PLANS (JSON Planned; with a sealed memfd if there are any), and it exits
 
+    front -> decoder  DECODE (`rows`: its limit of memory in MiB), once
+                      READ (the sizes of a message's frames, 64 bits each; they are in the memfd): what is its header?
+                      ROWS (JSON Columns in the memfd): the rows of the message that was read last
+    decoder -> front  HEADING (JSON Heading) · ROWS_READ (float64 rows in the sealed memfd) · REFUSED (JSON Refused)
+
 Outputs are laid out estimator after estimator, each row-major. The front reads every result with its own copy and
 checks length, job and finiteness: a worker is not trusted.
 """
@@ -20,14 +25,17 @@ checks length, job and finiteness: a worker is not trusted.
 from __future__ import annotations
 
 import struct
+from typing import Any
 
 import msgspec
 
+from modeld.wire.header import Parameters, RequestId
 from modelreg.settings import DatasetSettings
 
 HEAD = struct.Struct("<B3xIIIQQ")
-TRIAL, PREDICT, PREDICT_MEMFD, USE_PLANS, PROVE = 1, 2, 3, 4, 5
+TRIAL, PREDICT, PREDICT_MEMFD, USE_PLANS, PROVE, DECODE, READ, ROWS = 1, 2, 3, 4, 5, 6, 7, 8
 STAGE, READY, REJECTED, RESULT, PLANS, NON_FINITE = 16, 17, 18, 19, 20, 21
+HEADING, ROWS_READ, REFUSED = 22, 23, 24
 
 #: A payload up to this size travels in the packet; a larger matrix travels as a memfd. Bytes. The kernel's default
 #: socket buffer (208 KiB) holds two of them.
@@ -131,3 +139,31 @@ class Planned(msgspec.Struct):
     took_ms: float
     why: str = ""
     again: bool = False
+
+
+class Heading(msgspec.Struct):
+    """A message's header without its rows."""
+
+    op: str
+    id: RequestId
+    model_name: str | None
+    model_version: str | None
+    parameters: Parameters | None
+
+
+class Columns(msgspec.Struct):
+    """What the rows of a message are for: a version, its features in order, and how many rows there may be."""
+
+    model: str
+    version: str
+    features: list[str]
+    max_rows: int
+
+
+class Refused(msgspec.Struct):
+    """A message that gets an error reply."""
+
+    code: str
+    text: str
+    parameters: dict[str, Any]
+    request_id: RequestId

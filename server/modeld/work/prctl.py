@@ -12,6 +12,8 @@ _PR_SET_NAME, _PR_SET_NO_NEW_PRIVS, _PR_SET_CHILD_SUBREAPER, _PR_SET_DUMPABLE = 
 _PR_SET_PDEATHSIG = 1
 _SCHED_SETATTR, _SCHED_OTHER = {"x86_64": 314, "aarch64": 274}, 0
 _MCL_CURRENT, _MCL_FUTURE = 1, 2
+#: The longest slice that the kernel takes: for what computes, and may be interrupted by whoever wakes up. Nanoseconds.
+LONG_SLICE_NS = 100_000_000
 _libc = ctypes.CDLL(None, use_errno=True)
 
 

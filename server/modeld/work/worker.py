@@ -1,4 +1,5 @@
 """A worker: proves one version, then serves it with the very model that passed. Or a prover: makes a version's plans.
+Or a decoder (`modeld.work.decoder`).
 
 It is forked by the zygote, has one thread, and talks to the front alone. It leaves when the front closes the channel;
 memory is freed by that exit, never by freeing a Booster. What kills it (a truncated model aborts the process that
@@ -12,7 +13,6 @@ from __future__ import annotations
 
 import mmap
 import os
-import resource
 import signal
 import socket
 import struct
@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 
 from modeld.forest import sealed
 from modeld.forest.errors import PlanError
-from modeld.work import ipc, prctl, seccomp
+from modeld.work import decoder, ipc, prctl
+from modeld.work.confine import confine
 from modeld.work.datasets import CurrentDatasets
 from modeld.work.engine import Buffer, Engine
 from modeld.work.trial import TrialFailed, plans, prove
@@ -40,6 +41,9 @@ def main(channel: socket.socket) -> None:
     """Run one trial, then serve until the front closes `channel`."""
     packet, fds, _, _ = socket.recv_fds(channel, ipc.MAX_PACKET, 1)
     if not packet:
+        return
+    if packet[0] == ipc.DECODE:
+        decoder.main(channel, ipc.HEAD.unpack_from(packet)[1])
         return
     trial = msgspec.json.decode(packet[ipc.HEAD.size :], type=ipc.Trial)
     if packet[0] == ipc.PROVE:
@@ -91,27 +95,10 @@ def _make_plans(channel: socket.socket, trial: ipc.Trial) -> None:
 
 def _confine(trial: ipc.Trial) -> None:
     """Limits that hold before the first byte of the model is read."""
-    prctl.set_name(f"modeld:{trial.model}"[:15])
-    prctl.no_new_privileges()
     # The front kills a trial that is late; this alarm (default action: death) is for a trial that outlives the front.
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.setitimer(signal.ITIMER_REAL, trial.timeout_s * 1.5 + 1)
-    # What native libraries print on their way down says no more than the signal that ends them.
-    with open(os.devnull, "wb") as null:
-        os.dup2(null.fileno(), 1)
-        os.dup2(null.fileno(), 2)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    _lower(resource.RLIMIT_NOFILE, 64)
-    _lower(resource.RLIMIT_FSIZE, 0)
-    _lower(resource.RLIMIT_AS, trial.memory_limit_mb << 20)
-    seccomp.restrict()
-
-
-def _lower(limit: int, value: int) -> None:
-    _, hard = resource.getrlimit(limit)
-    if hard != resource.RLIM_INFINITY:
-        value = min(value, hard)
-    resource.setrlimit(limit, (value, value))
+    confine(f"modeld:{trial.model}", memory_limit_mb=trial.memory_limit_mb)
 
 
 class _Bulk:
