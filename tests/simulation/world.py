@@ -243,12 +243,12 @@ class World:
             assert one.served.state in (State.DRAINING, State.WARM)
         assert len(warm) <= max(1, self.config.keep_warm), "too many are kept warm"
         unfit = {digest_of(version) for version in self.disk.failed} | slot.rejected.keys()
-        condemned = slot.condemned is not None and any(
+        condemned = slot.service.condemned is not None and any(
             one.served.alive and one.digest not in unfit for one in warm
         )
         self.condemned_ns = (self.condemned_ns or self.clock.ns) if condemned else 0
         overdue = condemned and self.clock.ns - self.condemned_ns > _FALLS_BACK_S * 1e9
-        assert not overdue, f"{serving.contract.version} goes on serving: {slot.condemned}"
+        assert not overdue, f"{serving.contract.version} goes on serving: {slot.service.condemned}"
         if slot.trial is not None:
             assert slot.trial.pointer.digest not in slot.rejected, "a rejected version is tried again"
 
@@ -298,6 +298,8 @@ class World:
         assert slot.trial is None or slot.held
         if slot.serving is not None:
             assert slot.serving.served.n_workers == self.config.workers, "a worker that died isn't replaced"
-        gone = list(slot.retiring)
+        gone = list(slot.service.former.retiring)
         self.wait(1.5)
-        assert not any(one in slot.retiring for one in gone), "a version that is gone isn't let go"
+        assert not any(one in slot.service.former.retiring for one in gone), (
+            "a version that is gone isn't let go"
+        )
