@@ -171,7 +171,7 @@ def test_a_changed_feature_list_is_rejected(
     registry.promote("alpha:2.0.0", reason="new features")
     with daemon.operator() as operator:
         with pytest.raises(
-            Rejected, match="ret_2d.*promote it again with: modelreg promote --allow-schema-change"
+            Rejected, match=r"ret_2d.*promote it again with: modelreg promote --allow-schema-change"
         ):
             operator.reload("alpha")
         assert daemon.model()["version"] == "1.0.0"

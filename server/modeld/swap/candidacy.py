@@ -16,7 +16,7 @@ _TOLD_AFTER = 3
 
 
 class Candidacy:
-    """`objection` says why a version that passed mustn't serve all the same; `changed` is called when a trial is over."""
+    """`objection` says why a version that passed mustn't serve; `changed` is called when a trial is over."""
 
     def __init__(
         self,
