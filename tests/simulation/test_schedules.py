@@ -14,7 +14,8 @@ from tests.simulation.watcher import Watcher
 from tests.simulation.world import World
 
 from modeld.front import data
-from modeld.front.servable import Lane, Servable
+from modeld.front.lane import Lane
+from modeld.front.servable import Servable
 from modeld.swap import slot as slot_module
 from modeld.swap.policy import Act, View, next_action
 from modeld.swap.slot import Slot

@@ -27,10 +27,11 @@ from modeld.front.admin import AdminService
 from modeld.front.data import DataService, Served
 from modeld.front.descriptors import Descriptors
 from modeld.front.guard import Guard
+from modeld.front.lane import Lane, WorkerLost
 from modeld.front.loop import Loop
 from modeld.front.notify import Notifier
 from modeld.front.proofs import RunningProof
-from modeld.front.servable import Lane, Servable, WorkerLost
+from modeld.front.servable import Servable
 from modeld.front.source import SourceView
 from modeld.front.spawner import Spawner, Worker
 from modeld.front.statedir import StateDirLock

@@ -11,7 +11,7 @@ from modeld import __version__
 from modeld.config import Limits
 from modeld.errors import RequestError, retryable
 from modeld.front.guard import Guard
-from modeld.front.servable import Job
+from modeld.front.job import Job
 from modeld.front.stats import Stats
 from modeld.front.zsocket import ZSocket
 from modeld.swap.policy import State

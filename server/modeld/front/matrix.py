@@ -10,7 +10,7 @@ import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from modeld.front.servable import Job
+    from modeld.front.job import Job
 
 #: What one turn of the loop moves at most. Bytes.
 PIECE_BYTES = 128 * 1024
