@@ -10,6 +10,7 @@ one-row request never stands behind 4,096 rows.
 
 from __future__ import annotations
 
+import math
 import mmap
 import os
 import resource
@@ -60,7 +61,7 @@ def main(channel: socket.socket) -> None:
         answer = msgspec.json.encode(ipc.Rejected(failure.stage, str(failure), failure.again))
         channel.send(ipc.head(ipc.REJECTED) + answer[: ipc.INLINE_BYTES])
         return
-    signal.setitimer(signal.ITIMER_REAL, 0)
+    _serve_without_end()
     channel.send(ipc.head(ipc.READY) + msgspec.json.encode(ready))
     _serve(channel, engine, nan_allowed=ready.nan_allowed)
 
@@ -104,14 +105,26 @@ def _confine(trial: ipc.Trial) -> None:
     _lower(resource.RLIMIT_NOFILE, 64)
     _lower(resource.RLIMIT_FSIZE, 0)
     _lower(resource.RLIMIT_AS, trial.memory_limit_mb << 20)
+    # The time of all its threads together; the limit that can be raised again, for a worker that passes.
+    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
+    resource.setrlimit(resource.RLIMIT_CPU, (_at_most(hard, math.ceil(trial.timeout_s) + 1), hard))
     seccomp.restrict()
 
 
+def _serve_without_end() -> None:
+    """A trial has a deadline; what serves computes for as long as it lives."""
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
+    resource.setrlimit(resource.RLIMIT_CPU, (hard, hard))
+
+
 def _lower(limit: int, value: int) -> None:
-    _, hard = resource.getrlimit(limit)
-    if hard != resource.RLIM_INFINITY:
-        value = min(value, hard)
+    value = _at_most(resource.getrlimit(limit)[1], value)
     resource.setrlimit(limit, (value, value))
+
+
+def _at_most(hard: int, value: int) -> int:
+    return value if hard == resource.RLIM_INFINITY else min(value, hard)
 
 
 class _Bulk:
