@@ -3,6 +3,7 @@
     ModeldError
     ├── NothingToServe    no version could be proved at start   exit status 3
     ├── EndpointInUse     another live process owns a socket    exit status 4
+    ├── StateDirInUse     another live daemon owns it           exit status 4
     └── RequestError      one client message is refused; carries a wire code
 
 A wrong configuration is a modelreg ConfigError (exit status 2), a registry's trouble a RegistryError.
@@ -28,6 +29,12 @@ class NothingToServe(ModeldError):
 
 class EndpointInUse(ModeldError):
     """An endpoint belongs to another live process."""
+
+    exit_status = 4
+
+
+class StateDirInUse(ModeldError):
+    """The state directory belongs to another live daemon."""
 
     exit_status = 4
 

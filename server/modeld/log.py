@@ -50,6 +50,7 @@ INCIDENT = "incident"
 DRAINING = "draining"
 STOPPED = "stopped"
 STALE_SOCKET = "stale_socket_replaced"
+STATE_DIR_UNLOCKED = "state_dir_unlocked"
 
 HANDSHAKE_DENIED = "handshake_denied"
 HANDSHAKE_FAILED = "handshake_failed"

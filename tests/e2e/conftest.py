@@ -22,7 +22,7 @@ from tests.registry.conftest import FEATURES, Trained, features_and_returns, tra
 from tests.support import wait_until
 
 from modeld.client import AdminClient, Client
-from modeld.front.servable import PROVING
+from modeld.front.planned import PROVING
 from modelreg import Registry
 
 MODELD = Path(sys.executable).with_name("modeld")

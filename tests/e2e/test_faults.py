@@ -197,6 +197,33 @@ def test_an_endpoint_of_a_live_daemon_is_not_stolen(
         assert client.predict(rows[0]).version == "1.0.0"
 
 
+def test_a_state_directory_has_one_daemon(
+    make_daemon: Callable[..., Daemon], daemon: Daemon, registry: Registry, rows: np.ndarray
+) -> None:
+    """Exit status 4 and the other one's pid; a daemon that was killed leaves the way free at once."""
+    second = make_daemon(registry.root, state_dir=str(daemon.directory / "state"))
+    status, line = serve_fails(second)
+    assert status == 4
+    assert f"pid {daemon.pid}" in line
+    with daemon.client() as client:
+        assert client.predict(rows[0]).version == "1.0.0"
+    daemon.signal(signal.SIGKILL)
+    daemon.wait()
+    second.start()
+
+
+def test_a_state_directory_that_cannot_be_made_costs_no_start(
+    make_daemon: Callable[..., Daemon], registry: Registry, tmp_path: Path, rows: np.ndarray
+) -> None:
+    """It serves, degraded: nothing can be kept there, and no lock can be had."""
+    (tmp_path / "file").write_text("in the way")
+    daemon = make_daemon(registry.root, state_dir=str(tmp_path / "file/state")).start()
+    with daemon.client() as client:
+        assert client.predict(rows[0]).version == "1.0.0"
+    assert daemon.logged("state_dir_unlocked")
+    wait_until(lambda: any("no copy is kept" in why for why in daemon.status()["degraded"]))
+
+
 def test_memory_is_locked_where_that_is_asked_for(
     make_daemon: Callable[..., Daemon], registry: Registry
 ) -> None:

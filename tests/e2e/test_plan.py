@@ -14,6 +14,7 @@ from tests.e2e.conftest import Daemon
 from tests.registry.conftest import Trained
 
 from modeld.client import Client
+from modeld.client.errors import NonFinite
 from modeld.forest import kernel
 from modelreg import Registry
 
@@ -53,6 +54,16 @@ def test_the_front_scores_few_rows_and_workers_many(
     (line,) = daemon.status()["models"]
     assert (line["path"], line["path_reason"]) == ("plan", None)
     assert metadata_path(daemon) == "plan"
+
+
+@pytest.mark.parametrize("n", [1, 8, 9, 32, 33, 600])
+def test_an_infinity_is_refused_whoever_computes(daemon: Daemon, rows: np.ndarray, n: int) -> None:
+    """One row or many, by the plan or by a worker."""
+    daemon.await_plan()
+    many = np.resize(rows, (n, rows.shape[1]))
+    many[n - 1, 2] = np.inf
+    with Client(daemon.data) as client, pytest.raises(NonFinite, match=f"row {n - 1}"):
+        client.predict(many)
 
 
 @pytest.mark.parametrize(

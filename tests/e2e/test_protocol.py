@@ -698,7 +698,7 @@ def test_an_operators_day(
     assert (all_of_them["reloaded"], all_of_them["reason"]) == (False, "nothing new")
     assert {line["model_name"] for line in all_of_them["models"]} == {"alpha", BUNDLE, WIDE}
 
-    # Held over the open: a promotion waits, and so does a rollback.
+    # Held over the open: a promotion waits, and an operator may go back all the same.
     assert operate({"op": "hold", **ALPHA, "reason": "the open"}) == {"held": True, "models": ["alpha"]}
     held = events.until("hold", held=True, reason="the open", generation=now)
     assert held["actor"].startswith("uid:")
@@ -707,9 +707,10 @@ def test_an_operators_day(
     waiting = operate({"op": "reload", **ALPHA})
     assert (waiting["reloaded"], waiting["version"]) == (False, "1.1.0")
     assert "the open" in waiting["reason"]
-    check_refusal(
-        {"id": None, **operate({"op": "rollback", **ALPHA, "reason": "x"})}, None, "CONFLICT", ["the open"]
-    )
+    rolled = operate({"op": "rollback", **ALPHA, "reason": "x", "mark_failed": False})
+    assert (rolled["from"], rolled["to"]) == ("1.2.0", "1.1.0")
+    registry.promote("alpha:1.2.0", reason="next")
+    assert operate({"op": "reload", **ALPHA})["version"] == "1.1.0"
     assert operate({"op": "release", **ALPHA}) == {"held": False, "models": ["alpha"]}
     events.until("hold", held=False)
 

@@ -169,9 +169,37 @@ def test_a_changed_feature_list_is_rejected(
     other.write_text(trained["1.1.0"].path.read_text().replace("ret_1d", "ret_2d"))
     registry.register("alpha", other, version="2.0.0")
     registry.promote("alpha:2.0.0", reason="new features")
-    with daemon.operator() as operator, pytest.raises(Rejected, match="ret_2d"):
-        operator.reload("alpha")
+    with daemon.operator() as operator:
+        with pytest.raises(
+            Rejected, match=r"ret_2d.*promote it again with: modelreg promote --allow-schema-change"
+        ):
+            operator.reload("alpha")
+        assert daemon.model()["version"] == "1.0.0"
+        wait_until(lambda: production(registry) == "1.0.0")
+        assert registry.state("alpha").versions["2.0.0"].status == "registered"
+        # The hint works: the same bytes, promoted anew.
+        registry.promote("alpha:2.0.0", reason="clients know", allow_schema_change=True)
+        assert operator.reload("alpha")["version"] == "2.0.0"
+
+
+def test_a_changed_feature_list_waits_for_a_promotion_that_allows_it(
+    make_daemon: Callable[..., Daemon], registry: Registry, trained: dict[str, Trained], tmp_path: Path
+) -> None:
+    """With on_reject: hold, where production goes on naming the version; and a restart doesn't let it in either."""
+    other = tmp_path / "renamed.txt"
+    other.write_text(trained["1.1.0"].path.read_text().replace("ret_1d", "ret_2d"))
+    registry.register("alpha", other, version="2.0.0")
+    daemon = make_daemon(registry.root, on_reject="hold").start()
+    wait_until((daemon.directory / "state/good/alpha.json").exists)
+    registry.promote("alpha:2.0.0", reason="new features")
+    wait_until(lambda: daemon.model()["last_rejection"])
+    daemon.signal(signal.SIGKILL)
+    daemon.wait()
+    daemon.start()
+    wait_until(lambda: daemon.model()["last_rejection"])
     assert daemon.model()["version"] == "1.0.0"
+    registry.promote("alpha:2.0.0", reason="clients know", allow_schema_change=True)
+    wait_until(lambda: daemon.model()["version"] == "2.0.0")
 
 
 def test_the_warm_version_answers_when_it_is_named(
@@ -215,6 +243,23 @@ def test_hold_freezes_and_release_resumes(daemon: Daemon, registry: Registry) ->
         assert reply["reloaded"] is False
         assert "the open" in reply["reason"]
         assert daemon.model()["version"] == "1.0.0"
+        operator.call("release", model_name="alpha")
+        wait_until(lambda: daemon.model()["version"] == "1.1.0")
+
+
+def test_an_operator_rolls_back_under_a_hold(daemon: Daemon, registry: Registry, rows: np.ndarray) -> None:
+    """A hold keeps promotions out, not the way back: to the warm version or a cold one; and it stays in force."""
+    registry.promote("alpha:1.1.0", reason="next")
+    with daemon.operator() as operator, daemon.client() as client:
+        operator.reload("alpha")
+        operator.call("hold", model_name="alpha", reason="the open")
+        assert operator.rollback("alpha", reason="spread widened", mark_failed=False)["to"] == "1.0.0"
+        assert client.predict(rows[0]).version == "1.0.0"
+        operator.rollback("alpha", reason="this one", to="1.2.0", mark_failed=False)
+        assert client.predict(rows[0]).version == "1.2.0"
+        registry.promote("alpha:1.1.0", reason="too early")
+        assert "the open" in operator.reload("alpha")["reason"]
+        assert client.predict(rows[0]).version == "1.2.0"
         operator.call("release", model_name="alpha")
         wait_until(lambda: daemon.model()["version"] == "1.1.0")
 

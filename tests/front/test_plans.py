@@ -16,8 +16,9 @@ from modeld.config import Config, PlanSettings
 from modeld.forest import sealed
 from modeld.forest.compile import compile_text
 from modeld.front import proofs
+from modeld.front.planned import PROVING
 from modeld.front.proofs import RunningProof
-from modeld.front.servable import PROVING, Servable
+from modeld.front.servable import Servable
 from modeld.swap.policy import State
 from modeld.wire.contract import Contract
 from modeld.work import ipc

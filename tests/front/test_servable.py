@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 from tests.fakes import pointer
 
 from modeld.errors import RequestError
+from modeld.front.job import Job
+from modeld.front.lane import Lane, WorkerLost
 from modeld.front.matrix import PIECE_BYTES
-from modeld.front.servable import BATCH_ROWS, SMALL_ROWS, Job, Lane, Servable, WorkerLost
+from modeld.front.servable import BATCH_ROWS, SMALL_ROWS, Servable
 from modeld.swap.policy import State
 from modeld.swap.slot import Binding
 from modeld.wire.contract import Contract
@@ -698,12 +700,12 @@ def test_every_request_has_exactly_one_outcome(steps):
                 elif what == "serve":
                     stage.serve(worker, packet)
             assert stage.servable.pending == sum(not job.outcomes for job in jobs)
-            assert stage.servable._queued_bytes >= 0
+            assert stage.servable._waiting.bytes >= 0
         stage.servable.fail_all(lambda: RequestError("DRAINING", "over"))
         for job in jobs:
             (outcome,) = job.outcomes
             assert isinstance(outcome, RequestError) or right(job, TWO_OUTPUTS)
-        assert (stage.servable.pending, stage.servable._queued_bytes) == (0, 0)
+        assert (stage.servable.pending, stage.servable._waiting.bytes) == (0, 0)
     finally:
         stage.close()
 
@@ -750,6 +752,13 @@ def test_few_rows_are_scored_at_once(planned, rows):
     servable.submit(job)
     assert right(job, TWO_OUTPUTS)
     assert (job.path, servable.path, servable.pending) == ("plan", "plan", 0)
+
+
+def test_what_the_front_scores_is_looked_through_by_the_front(planned):
+    """A request of so many rows is no large matrix, of which a worker looks for infinities."""
+    servable, scorers, _ = planned
+    servable.use_plans(scorers, 32, -1)
+    assert servable.large_rows == 32
 
 
 def test_more_rows_wait_for_a_worker(planned):

@@ -14,7 +14,8 @@ from tests.simulation.watcher import Watcher
 from tests.simulation.world import World
 
 from modeld.front import data
-from modeld.front.servable import Lane, Servable
+from modeld.front.lane import Lane
+from modeld.front.servable import Servable
 from modeld.swap import slot as slot_module
 from modeld.swap.policy import Act, View, next_action
 from modeld.swap.slot import Slot
@@ -90,8 +91,8 @@ def with_watcher(watcher: type[Watcher]) -> type[World]:
 
 def unloads_before_it_loads(self: Slot, start: Callable[[Slot], None] = Slot._start_trial) -> None:
     if self.serving is not None:
-        old, self.serving = self.serving, None
-        self._retire(old.served)
+        old, self.service.serving = self.serving, None
+        self.service.former.retire(old.served)
     start(self)
 
 
@@ -127,7 +128,7 @@ def drops_what_a_dead_worker_had(self: Servable, lane: Lane) -> None:
 
 
 def numbers_from_the_start(self: Slot, relabel: Callable[[Slot], None] = Slot._relabel) -> None:
-    self.generation = 0
+    self.service.generation = 0
     relabel(self)
 
 

@@ -245,12 +245,12 @@ class World:
         unfit = {digest_of(version) for version in self.disk.failed} | slot.rejected.keys()
         if self.disk.fault is not None:  # what was restored to fitness since can't be known
             unfit |= {one.digest for one in slot.view().warm if not one.fit}
-        condemned = slot.condemned is not None and any(
+        condemned = slot.service.condemned is not None and any(
             one.served.alive and one.digest not in unfit for one in warm
         )
         self.condemned_ns = (self.condemned_ns or self.clock.ns) if condemned else 0
         overdue = condemned and self.clock.ns - self.condemned_ns > _FALLS_BACK_S * 1e9
-        assert not overdue, f"{serving.contract.version} goes on serving: {slot.condemned}"
+        assert not overdue, f"{serving.contract.version} goes on serving: {slot.service.condemned}"
         if slot.trial is not None:
             assert slot.trial.pointer.digest not in slot.rejected, "a rejected version is tried again"
 
@@ -302,6 +302,8 @@ class World:
         assert slot.trial is None or slot.held
         if slot.serving is not None:
             assert slot.serving.served.n_workers == self.config.workers, "a worker that died isn't replaced"
-        gone = list(slot.retiring)
+        gone = list(slot.service.former.retiring)
         self.wait(1.5)
-        assert not any(one in slot.retiring for one in gone), "a version that is gone isn't let go"
+        assert not any(one in slot.service.former.retiring for one in gone), (
+            "a version that is gone isn't let go"
+        )

@@ -52,7 +52,7 @@ def versions(slot: Slot) -> tuple[str | None, str | None]:
 
 def kill(slot: Slot, served: FakeServed, how: str = "the worker was killed by SIGKILL") -> None:
     served.workers.clear()
-    slot.worker_died(served, how)
+    slot.service.worker_died(served, how)
 
 
 def kinds(ports: FakePorts) -> list[str]:
@@ -252,6 +252,58 @@ def test_other_features_are_a_rejection(slot, ports):
     assert versions(slot) == ("2.0.0", "1.0.0")
 
 
+def test_other_features_are_the_promotions_fault(slot, ports):
+    """The version isn't marked failed, and the same digest is tried anew when it is promoted again, as it may be."""
+    other = ("sma_5", "rsi")
+    serve(slot, ports, ONE)
+    slot.observe(TWO)
+    ports.trials[-1].ready(contract("1.1.0", other))
+    assert "modelreg promote --allow-schema-change" in slot.last_rejection.reason
+    assert not ports.writes[0].mark_failed
+    slot.observe(replace(ONE, revision=3))
+    ports.writes[0].done(WriteOutcome(None, None, "1.1.0", "1.0.0"))
+    slot.observe(replace(TWO, revision=4, allow_schema_change=True))
+    ports.trials[-1].ready(contract("1.1.0", other))
+    assert versions(slot) == ("1.1.0", "1.0.0")
+
+
+def test_other_features_are_not_tried_in_a_loop():
+    """Where the source goes on naming them, one trial is enough, until it says something else."""
+    ports = FakePorts()
+    slot = make_slot(ports, rollback_on_reject=False)
+    serve(slot, ports, ONE)
+    slot.observe(TWO)
+    ports.trials[-1].ready(contract("1.1.0", ("rsi",)))
+    for _ in range(3):
+        slot.observe(TWO)
+        ports.advance(10)
+        slot.tick()
+    assert (len(ports.trials), slot.settled) == (2, True)
+    slot.observe(replace(TWO, revision=3, allow_schema_change=True))
+    assert len(ports.trials) == 3
+
+
+def test_a_restart_does_not_let_other_features_in(slot, ports):
+    """What clients sent before it is known from the state directory; the version kept serves, and that one waits."""
+    slot.resume(ONE, 7, [], ("sma_5", "sma_20"))
+    slot.observe(TWO)
+    ports.trials[-1].ready(contract("1.1.0", ("rsi",)))
+    assert slot.last_rejection.version == "1.1.0"
+    assert ports.trials[-1].pointer.version == "1.0.0"
+    ports.trials[-1].ready()
+    assert (versions(slot), ports.writes[0].expect) == (("1.0.0", None), "1.1.0")
+
+
+def test_a_kept_version_that_cannot_be_had_binds_nobody(slot, ports):
+    """Better other features than nothing at all: no client of the version before can be answered any more."""
+    slot.resume(ONE, 7, [], ("sma_5", "sma_20"))
+    slot.observe(TWO)
+    ports.trials[-1].ready(contract("1.1.0", ("rsi",)))
+    ports.trials[-1].reject("the copy is damaged", "verifying")
+    ports.trials[-1].ready(contract("1.1.0", ("rsi",)))
+    assert versions(slot) == ("1.1.0", None)
+
+
 def test_a_candidate_that_dies_after_it_passed_is_rejected(slot, ports):
     """While a hold keeps it waiting, a ready worker can still die; it doesn't serve then."""
     serve(slot, ports, ONE)
@@ -276,6 +328,21 @@ def test_a_hold_freezes_and_a_release_goes_on(slot, ports):
     assert (versions(slot), len(ports.trials)) == (("1.2.0", "1.0.0"), 2)
 
 
+def test_an_operator_goes_back_under_a_hold(slot, ports):
+    """Only the pointer that the rollback has moved gets in; the hold stays for the next one."""
+    serve(slot, ports, ONE, TWO)
+    slot.held = "the open"
+    slot.rolling_back(True)
+    slot.observe(replace(ONE, revision=4))
+    assert versions(slot) == ("1.1.0", "1.0.0"), "nobody has said yet that this is the rollback"
+    slot.rolled_back("1.0.0")
+    assert (versions(slot), kinds(ports)[-1]) == (("1.0.0", "1.1.0"), "rollback")
+    slot.observe(replace(TWO, revision=5))
+    assert (versions(slot), slot.held) == (("1.0.0", "1.1.0"), "the open")
+    slot.rolled_back("1.2.0")
+    assert versions(slot) == ("1.0.0", "1.1.0"), "somebody moved the pointer on meanwhile"
+
+
 @pytest.mark.parametrize("how", ["death", "bad output"])
 def test_a_failure_in_probation_falls_back(slot, ports, how):
     """The warm version serves at once under a new generation, the failed one is rejected and written back."""
@@ -288,7 +355,7 @@ def test_a_failure_in_probation_falls_back(slot, ports, how):
         kill(slot, failed)
         assert (failed.refused, slot.serving.served.pending) == ([], 3)
     else:
-        slot.bad_output(failed, "an output isn't finite")
+        slot.service.bad_output(failed, "an output isn't finite")
         assert versions(slot) == ("1.1.0", "1.0.0"), "not in the middle of the batch"
         ports.advance(0)
     assert (versions(slot), slot.generation) == (("1.0.0", None), 3)
@@ -308,27 +375,27 @@ def test_after_probation_a_bad_output_and_a_death_are_no_reason_to_fall_back(slo
     serve(slot, ports, ONE)
     slot.observe(TWO)
     ports.trials[-1].ready()
-    assert slot.on_probation
+    assert slot.service.on_probation
     if over == "time":
         ports.advance(30)
     else:
         for _ in range(10):
-            slot.replied(100)
-    assert not slot.on_probation
-    slot.bad_output(slot.serving.served, "an output isn't finite")
+            slot.service.replied(100)
+    assert not slot.service.on_probation
+    slot.service.bad_output(slot.serving.served, "an output isn't finite")
     ports.advance(0)
     kill(slot, slot.serving.served)
-    assert (versions(slot), slot.revival is not None) == (("1.1.0", "1.0.0"), True)
+    assert (versions(slot), slot.service.revival is not None) == (("1.1.0", "1.0.0"), True)
 
 
 def test_in_probation_without_a_warm_version_serving_goes_on(slot, ports):
     """The first version has nothing behind it: its worker is replaced."""
     slot.observe(ONE)
     ports.trials[-1].ready()
-    slot.bad_output(slot.serving.served, "an output isn't finite")
+    slot.service.bad_output(slot.serving.served, "an output isn't finite")
     ports.advance(0)
     kill(slot, slot.serving.served)
-    assert (versions(slot), slot.revival is not None) == (("1.0.0", None), True)
+    assert (versions(slot), slot.service.revival is not None) == (("1.0.0", None), True)
 
 
 def test_a_dead_worker_is_replaced_and_requests_wait(slot, ports):
@@ -528,7 +595,7 @@ def test_closing_answers_what_was_admitted_and_lets_everybody_go(slot, ports):
     slot.observe(THREE)
     ports.trials[-1].ready()
     slot.observe(pointer("1.3.0", 4))
-    everyone = [slot.serving.served, slot.warm[0].served, *slot.retiring]
+    everyone = [slot.serving.served, slot.warm[0].served, *slot.service.former.retiring]
     slot.warm[0].served.pending = slot.serving.served.pending = 1
     slot.close()
     assert ports.trials[-1].dropped
@@ -541,9 +608,9 @@ def test_errors_over_the_limit_in_probation_fall_back(ports):
     serve(slot, ports, ONE)
     slot.observe(TWO)
     ports.trials[-1].ready()
-    slot.erred()
-    slot.replied(100)
-    slot.erred()
+    slot.service.erred()
+    slot.service.replied(100)
+    slot.service.erred()
     assert versions(slot) == ("1.1.0", "1.0.0")
     ports.advance(0)
     assert versions(slot) == ("1.0.0", None)
@@ -560,7 +627,7 @@ def test_latency_over_the_budget_in_probation_falls_back(ports):
     slot.observe(TWO)
     ports.trials[-1].ready()
     for _ in range(20):
-        slot.replied(501)
+        slot.service.replied(501)
     ports.advance(1)
     slot.tick()
     ports.advance(0)
@@ -578,7 +645,7 @@ def test_keep_warm_says_how_many_stay(ports, keep):
     ports.trials[-1].ready()
     assert [one.contract.version for one in slot.warm] == ["1.2.0", *everyone][: max(1, keep)]
     slot.tick()
-    slot.bad_output(slot.serving.served, "an output isn't finite")
+    slot.service.bad_output(slot.serving.served, "an output isn't finite")
     ports.advance(0)
     assert versions(slot)[0] == "1.2.0"
 

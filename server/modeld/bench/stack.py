@@ -22,7 +22,7 @@ from modeld.bench.target import Target
 from modeld.client import AdminClient, Client
 from modeld.client.errors import ModeldError
 from modeld.demo.processes import await_that, child, run, script
-from modeld.front.servable import PROVING
+from modeld.front.planned import PROVING
 
 #: The one model's name.
 MODEL = "reference"

@@ -172,7 +172,8 @@ def _print_status(reply: dict[str, Any]) -> None:
     for line in reply["models"]:
         name = line["model_name"]
         if trial := line.get("trial"):
-            typer.echo(f"{name}: {trial['version']} is on trial: {trial['state']}")
+            stage = "no worker has begun yet" if trial["state"] == "absent" else trial["state"]
+            typer.echo(f"{name}: {trial['version']} is on trial: {stage}")
         if line.get("held"):
             waits = f"; {line['waiting']} waits" if line.get("waiting") else ""
             typer.echo(f"{name}: held: {line['held']}{waits}")
@@ -228,7 +229,6 @@ def quantiles(histogram: dict[str, int], fractions: Sequence[float]) -> list[int
 
 
 def _what(event: dict[str, Any]) -> str:
-    """The event's kind, in the words of the commands."""
-    if event["kind"] == "hold" and not event.get("held"):
-        return "release"
-    return "relabelled" if event["kind"] == "state" else str(event["kind"])
+    """The event's kind, and of a hold whether it is over."""
+    kind = str(event["kind"])
+    return f"{kind} (released)" if kind == "hold" and not event.get("held") else kind

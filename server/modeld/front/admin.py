@@ -200,9 +200,7 @@ class AdminService:
                         }
                     )
                 else:
-                    why = slot.held or (
-                        slot.last_rejection.reason if slot.last_rejection else "it was superseded"
-                    )
+                    why = slot.last_rejection.reason if slot.last_rejection else "it was superseded"
                     respond(
                         RequestError(
                             "REJECTED",
@@ -212,6 +210,7 @@ class AdminService:
                         )
                     )
 
+            slot.rolled_back(outcome.to_version)
             self._when_settled([slot], settled, respond)
 
         if why := self._source_is_away(slot):
@@ -235,11 +234,6 @@ class AdminService:
                 "CONFLICT",
                 f"{slot.model} is generation {slot.generation}, not {request.expect_generation}: nothing was done",
                 generation=slot.generation,
-            )
-
-        if slot.held is not None:
-            raise RequestError(
-                "CONFLICT", f"{slot.model} is held ({slot.held}): release it first; nothing was done"
             )
 
     def _source_is_away(self, slot: Slot) -> str | None:

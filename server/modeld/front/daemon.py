@@ -28,12 +28,14 @@ from modeld.front.data import DataService, Served
 from modeld.front.decoding import Decoding
 from modeld.front.descriptors import Descriptors
 from modeld.front.guard import Guard
+from modeld.front.lane import Lane, WorkerLost
 from modeld.front.loop import Loop
 from modeld.front.notify import Notifier
 from modeld.front.proofs import RunningProof
-from modeld.front.servable import Lane, Servable, WorkerLost
+from modeld.front.servable import Servable
 from modeld.front.source import SourceView
 from modeld.front.spawner import Spawner, Worker
+from modeld.front.statedir import StateDirLock
 from modeld.front.trials import RunningTrial
 from modeld.front.zsocket import ZSocket
 from modeld.swap.policy import Pointer
@@ -98,6 +100,7 @@ class Daemon:
 
         Raises:
             EndpointInUse: another live daemon owns an endpoint.
+            StateDirInUse: another live daemon owns the state directory.
             NothingToServe: no version could be proved at start and `source.require_model` is set.
         """
         config = self.config
@@ -108,6 +111,7 @@ class Daemon:
         _raise_descriptor_limit()
         if config.loop.lock_memory:
             _lock_memory()
+        state_dir = StateDirLock(config.state_dir)
         self._log.info(log.STARTING, pid=os.getpid(), root=config.source.root, channel=config.source.channel)
         context: zmq.Context[Any] = zmq.Context(io_threads=1)
         data = sockets.router(context, config.limits.max_message_bytes)
@@ -147,6 +151,7 @@ class Daemon:
             self.loop.run()
         finally:
             self._shut_down(context, [data, admin, self._events], bound)
+            state_dir.close()
         if self._failure is not None:
             raise self._failure
 
@@ -291,7 +296,8 @@ class Daemon:
             for r in rejected
         ]
         self.models[pointer.model].slot.degraded.pop("state_dir", None)
-        self.source.link.send(Keep(Kept(pointer, binding.generation, remembered)))
+        kept = Kept(pointer, binding.generation, remembered, list(binding.contract.features))
+        self.source.link.send(Keep(kept))
 
     def start_trial(self, pointer: Pointer, trial: Trial) -> RunningTrial:
         slot = self.models[pointer.model].slot
@@ -320,7 +326,7 @@ class Daemon:
 
         def on_end(how: str) -> None:
             served.on_death(lane)
-            self.models[served.contract.model].slot.worker_died(served, how)
+            self.models[served.contract.model].slot.service.worker_died(served, how)
 
         worker.on_packet, worker.on_end = on_packet, on_end
         worker.takes_fds = False
@@ -378,7 +384,7 @@ class Daemon:
         )
         if (kept := self.source.kept.get(name)) is not None:
             rejected = [Rejection(**msgspec.structs.asdict(one)) for one in kept.rejected]
-            slot.resume(kept.pointer, kept.generation, rejected)
+            slot.resume(kept.pointer, kept.generation, rejected, kept.features)
         slot.held = self.source.held(name)
         self.models[name] = Served(slot)
         return slot
@@ -402,7 +408,7 @@ class Daemon:
 
     def _on_bad_output(self, served: Servable, what: str) -> str:
         incident = self.incident(what, model=served.contract.model, version=served.contract.version)
-        self.models[served.contract.model].slot.bad_output(served, what)
+        self.models[served.contract.model].slot.service.bad_output(served, what)
         return incident
 
     # -- now and then

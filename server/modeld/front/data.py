@@ -152,13 +152,13 @@ class DataService:
         """A prediction went out, `took_us` after its request was admitted."""
         served = self.models.get(binding.contract.model)
         if served is not None and served.slot.serving is binding:
-            served.slot.replied(took_us)
+            served.slot.service.replied(took_us)
 
     def on_failure(self, binding: Binding) -> None:
         """A prediction of ours failed."""
         served = self.models.get(binding.contract.model)
         if served is not None and served.slot.serving is binding:
-            served.slot.erred()
+            served.slot.service.erred()
 
     def _predict(
         self,

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from modeld.front.servable import Job
+    from modeld.front.job import Job
 
 #: What one turn of the loop moves at most. Bytes.
 PIECE_BYTES = 128 * 1024

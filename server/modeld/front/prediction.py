@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from modeld.errors import RequestError
-from modeld.front.servable import Job
+from modeld.front.job import Job
 from modeld.front.stats import Stats
 from modeld.swap.ports import Binding
 from modeld.wire import replies

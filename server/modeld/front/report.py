@@ -29,8 +29,8 @@ def status(daemon: Daemon) -> dict[str, Any]:
     for name, served in sorted(daemon.models.items()):
         slot = served.slot
         degraded += [f"{name}: {why}" for why in slot.degraded.values()]
-        if slot.condemned is not None:
-            degraded.append(f"{name}: {slot.condemned}, and nothing warm to fall back to")
+        if slot.service.condemned is not None:
+            degraded.append(f"{name}: {slot.service.condemned}, and nothing warm to fall back to")
         lines.append(_model_status(daemon, name, served))
         workers += [
             {

@@ -13,20 +13,22 @@ kills two workers gets an error.
 from __future__ import annotations
 
 import contextlib
-import math
-import os
 import socket
 import struct
-from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from modeld.errors import RequestError, retryable
 from modeld.forest.scorer import Scorer
+from modeld.front.job import Job, refused
+from modeld.front.lane import Lane, WorkerLost
 from modeld.front.live import LiveRows
 from modeld.front.matrix import MatrixTransfer
+from modeld.front.outputs import Outputs
+from modeld.front.planned import Plans, Proof
+from modeld.front.waiting import Waiting
 from modeld.swap.policy import TRANSITIONS, Pointer, State
 from modeld.wire import tensors as wire_tensors
 from modeld.wire.contract import Contract
@@ -37,107 +39,7 @@ SMALL_ROWS = 8
 #: Rows of small requests that go to a worker as one matrix at most.
 BATCH_ROWS = 16
 
-#: Why no plan serves a version, as long as that may change.
-UNPROVED, PROVING = "no plan was proved yet", "the plan is being proved"
-
 _VALUE = struct.Struct("<d")
-
-
-class Job:
-    """One admitted request; a subclass makes the reply from what the request was bound to when it was admitted.
-
-    Exactly one of `finish` and `refuse` is called, once.
-    """
-
-    __slots__ = ("admitted_ns", "attempts", "data", "deadline_ns", "path", "queue_ns", "rows")
-
-    def __init__(
-        self, data: bytes | memoryview, rows: int, admitted_ns: int, deadline_ns: int | None
-    ) -> None:
-        #: Float64 rows; those of a large matrix are a view of the message that they came in.
-        self.data = data
-        self.rows = rows
-        self.admitted_ns = admitted_ns
-        self.deadline_ns = deadline_ns
-        self.attempts = 0
-        self.queue_ns = 0
-        #: What computed it: `plan` or `worker`.
-        self.path = "worker"
-
-    def finish(self, tensors: list[bytes], predict_ns: int) -> None:
-        """The outputs: float64 bytes, one for each output of the contract, and how long the prediction took."""
-        raise NotImplementedError
-
-    def refuse(self, error: RequestError) -> None:
-        """There is no prediction, for this reason."""
-        raise NotImplementedError
-
-    def rebind(self, binding: Any) -> bool:  # noqa: ARG002
-        """Whether another version may answer, and if so, from now on under its label."""
-        return False
-
-
-class _Refused(Job):
-    """Stands for a job under way that has been refused. It is late, so that no worker is asked for it again."""
-
-    def __init__(self, job: Job) -> None:
-        super().__init__(job.data, job.rows, job.admitted_ns, deadline_ns=0)
-
-    def finish(self, tensors: list[bytes], predict_ns: int) -> None:
-        """Nobody waits for it."""
-
-    def refuse(self, error: RequestError) -> None:
-        """It has been."""
-
-
-def _refused(job: Job, admitted_ns: int, error: Callable[[], RequestError]) -> Job:
-    """`job`, or where it was admitted up to then, what stands for it after its refusal."""
-    if job.admitted_ns > admitted_ns:
-        return job
-    job.refuse(error())
-    return _Refused(job)
-
-
-class WorkerLost(Exception):
-    """The worker's channel is at its end."""
-
-
-class Channel(Protocol):
-    """The front's end of one worker."""
-
-    sock: socket.socket
-    pid: int
-
-    def close(self, *, kill: bool) -> None: ...
-
-
-class Proof(Protocol):
-    """A proof of plans under way."""
-
-    def drop(self) -> None:
-        """End it; it reports nothing more."""
-
-
-class Lane:
-    """What one worker has under way: at most one batch of small requests and one large matrix."""
-
-    __slots__ = ("bulk", "channel", "small", "small_id", "small_rows", "small_since_ns")
-
-    def __init__(self, channel: Channel) -> None:
-        self.channel = channel
-        self.small: list[Job] | None = None
-        self.small_id = 0
-        self.small_rows = 0
-        self.bulk: MatrixTransfer | None = None
-        #: When the worker got the batch that it has under way.
-        self.small_since_ns = 0
-
-    def late(self, now_ns: int, small_ns: int, row_ns: int) -> bool:
-        """Whether the worker has had something for longer than any honest one takes."""
-        if self.small is not None and now_ns - self.small_since_ns > small_ns:
-            return True
-        bulk = self.bulk
-        return bulk is not None and now_ns - bulk.since_ns > small_ns + bulk.job.rows * row_ns
 
 
 class Servable:
@@ -162,30 +64,19 @@ class Servable:
         self.contract = contract
         self.state = State.READY
         self.lanes: list[Lane] = []
-        self._small: deque[Job] = deque()
-        self._bulk: deque[Job] = deque()
-        self._queued_bytes = 0
-        self._queue_requests = queue_requests
-        self._queue_bytes = queue_bytes
+        self._waiting = Waiting(queue_requests, queue_bytes)
         self._clock_ns = clock_ns
         self._next_id = 0
         self._on_bad_output = on_bad_output
         self._in_pieces = in_pieces
         self.live = LiveRows(contract, live_rows)
-        self._remember_one = self.live.add_one
-        self._scorers: tuple[Scorer, ...] = ()
-        self._scored_rows = 0
-        self._plan_fd = -1
-        #: The proof of plans that is under way, and why none serves; "" where one does.
-        self.proof: Proof | None = None
-        self.unplanned_why = unplanned_why or UNPROVED
+        self._outputs = Outputs(contract, self.live)
+        self._plans = Plans(unplanned_why)
         #: What an operator should know of this version.
         self.warnings: tuple[str, ...] = ()
         self._row_bytes = contract.n_features * 8
         self._reply_bytes = contract.row_width * 8
         self._inline_rows = min(SMALL_ROWS, ipc.INLINE_BYTES // max(self._row_bytes, self._reply_bytes))
-        #: A matrix of more rows goes to a worker as a memfd, and it is the worker that looks for infinities in it.
-        self.large_rows = max(self._scored_rows, self._inline_rows)
         self._batch_rows = min(BATCH_ROWS, ipc.INLINE_BYTES // max(self._row_bytes, self._reply_bytes))
 
     def move(self, to: State) -> None:
@@ -194,16 +85,31 @@ class Servable:
             raise ValueError(f"{self.contract.label}: {self.state} → {to} is no legal transition")
         self.state = to
         if to is not State.SERVING:
-            self._drop_proof()
+            self._plans.drop_proof()
+
+    @property
+    def large_rows(self) -> int:
+        """A matrix of more rows goes to a worker as a memfd, and it is the worker that looks for infinities in it."""
+        return max(self._plans.rows, self._inline_rows)
 
     @property
     def wants_plans(self) -> bool:
         """Whether a proof of plans may find some."""
-        return self.unplanned_why == UNPROVED
+        return self._plans.wanted
+
+    @property
+    def unplanned_why(self) -> str:
+        """Why no plan serves; "" where one does."""
+        return self._plans.why_none
+
+    @property
+    def path(self) -> str:
+        """What answers small requests: `plan`, in this process, or `worker`."""
+        return "plan" if self._plans.rows else "worker"
 
     def prove(self, proof: Proof) -> None:
         """Plans are being proved: `use_plans` or `do_without_plans` follows, or the version stops serving."""
-        self.proof, self.unplanned_why = proof, PROVING
+        self._plans.prove(proof)
 
     def use_plans(self, scorers: Sequence[Scorer], scored_rows: int, fd: int, why_not: str = "") -> None:
         """Take proved and checked plans, one for each output, between two requests.
@@ -211,29 +117,13 @@ class Servable:
         From now on up to `scored_rows` rows are scored here; where that is 0, `why_not` says why. Workers get the plans
         by `fd`, the sealed memfd that has them, for all other rows; it is this object's from now on (-1: none).
         """
-        self.proof, self.unplanned_why = None, why_not
-        self._scorers, self._scored_rows, self._plan_fd = tuple(scorers), scored_rows, fd
+        self._plans.use(scorers, scored_rows, fd, why_not)
         for lane in self.lanes:
-            self._send_plans(lane)
+            self._plans.send(lane)
 
     def do_without_plans(self, why: str) -> None:
         """There are none, and another proof would find none either."""
-        self.proof, self.unplanned_why = None, why
-
-    def _send_plans(self, lane: Lane) -> None:
-        if self._plan_fd >= 0:
-            with contextlib.suppress(OSError):  # as in _send_small
-                socket.send_fds(lane.channel.sock, [ipc.head(ipc.USE_PLANS)], [self._plan_fd])
-
-    def _drop_proof(self) -> None:
-        if self.proof is not None:
-            self.proof.drop()
-            self.proof, self.unplanned_why = None, UNPROVED
-
-    @property
-    def path(self) -> str:
-        """What answers small requests: `plan`, in this process, or `worker`."""
-        return "plan" if self._scored_rows else "worker"
+        self._plans.do_without(why)
 
     @property
     def alive(self) -> bool:
@@ -247,40 +137,37 @@ class Servable:
     def pending(self) -> int:
         """Requests admitted and not yet answered."""
         under_way = sum(len(lane.small or ()) + (lane.bulk is not None) for lane in self.lanes)
-        return len(self._small) + len(self._bulk) + under_way
+        return len(self._waiting) + under_way
 
     def attach(self, lane: Lane) -> None:
         """A proven worker joins; what waited goes to it."""
         self.lanes.append(lane)
-        self._send_plans(lane)
+        self._plans.send(lane)
         self._feed(lane)
 
     def submit(self, job: Job) -> None:
         """Predict now or queue. Raises RequestError BUSY where the queue is full."""
-        if job.rows <= self._scored_rows:
+        if job.rows <= self._plans.rows:
             self._score(job)
             return
-        if len(self._small) + len(self._bulk) >= self._queue_requests or (
-            self._queued_bytes + len(job.data) > self._queue_bytes and self.pending
-        ):
+        waiting = self._waiting
+        if waiting.full or (not waiting.fits(job) and self.pending):
             raise retryable(
                 "BUSY", f"{self.contract.label}: {self.pending} requests are waiting; try again or elsewhere"
             )
-        if job.rows <= self._inline_rows:
-            if not self._small:
-                for lane in self.lanes:
-                    if lane.small is None:
-                        self._send_small(lane, [job], bytes(job.data), job.rows)
-                        return
-            self._small.append(job)
-        else:
-            self._bulk.append(job)
-        self._queued_bytes += len(job.data)
         if job.rows > self._inline_rows:
+            waiting.append(waiting.bulk, job)
             for lane in self.lanes:
                 if lane.bulk is None:
                     self._feed(lane)
-                    break
+                    return
+            return
+        if not waiting.small:
+            for lane in self.lanes:
+                if lane.small is None:
+                    self._send_small(lane, [job], bytes(job.data), job.rows)
+                    return
+        waiting.append(waiting.small, job)
 
     def _score(self, job: Job) -> None:
         """Answer here and now, by the plans: there is nothing to wait for, not even for a worker."""
@@ -288,20 +175,10 @@ class Servable:
         if job.deadline_ns is not None and self._expired(job, start):
             return
         job.queue_ns = start - job.admitted_ns
-        tensors = [scorer.score_bytes(bytes(job.data), job.rows) for scorer in self._scorers]
+        tensors = [scorer.score_bytes(bytes(job.data), job.rows) for scorer in self._plans.scorers]
         ns = self._clock_ns() - start
         job.path = "plan"
-        if len(tensors) == 1 and len(tensors[0]) == 8:  # one row, one value: the common case
-            finite = math.isfinite(_VALUE.unpack(tensors[0])[0])
-        else:
-            finite = all(np.isfinite(np.frombuffer(tensor)).all() for tensor in tensors)
-        if finite:
-            job.finish(tensors, ns)
-            if job.rows == 1:
-                self._remember_one((job.data, tensors))
-            else:
-                self.live.add(job.data, job.rows, tensors)
-        else:
+        if not self._outputs.one(job, tensors, ns):
             self._refuse_non_finite(job)
 
     def hung(self, small_ns: int, row_ns: int) -> list[Lane]:
@@ -312,26 +189,19 @@ class Servable:
     def expire(self) -> None:
         """Refuse what waits and is late, also while there is no worker to take it."""
         now = self._clock_ns()
-        for queue in (self._small, self._bulk):
-            late = [job for job in queue if job.deadline_ns is not None and job.deadline_ns <= now]
-            for job in late:
-                queue.remove(job)
-                self._queued_bytes -= len(job.data)
-                self._expired(job, now)
+        for job in self._waiting.take_out(lambda job: job.deadline_ns is not None and job.deadline_ns <= now):
+            self._expired(job, now)
 
     def refuse_before(self, admitted_ns: int, error: Callable[[], RequestError]) -> None:
         """Refuse what was admitted up to then and isn't answered yet; what a worker makes of it later is nobody's."""
-        for queue in (self._small, self._bulk):
-            for job in [job for job in queue if job.admitted_ns <= admitted_ns]:
-                queue.remove(job)
-                self._queued_bytes -= len(job.data)
-                job.refuse(error())
+        for job in self._waiting.take_out(lambda job: job.admitted_ns <= admitted_ns):
+            job.refuse(error())
         for lane in self.lanes:
             lane.small = (
-                [_refused(job, admitted_ns, error) for job in lane.small] if lane.small else lane.small
+                [refused(job, admitted_ns, error) for job in lane.small] if lane.small else lane.small
             )
             if lane.bulk is not None:
-                lane.bulk.job = _refused(lane.bulk.job, admitted_ns, error)
+                lane.bulk.job = refused(lane.bulk.job, admitted_ns, error)
 
     def fail_all(self, error: Callable[[], RequestError]) -> None:
         """Refuse everything that waits or is under way: exactly one error each."""
@@ -353,23 +223,15 @@ class Servable:
                 job.refuse(e)
 
     def _take_all(self) -> list[Job]:
-        jobs = [*self._take_back(), *self._small, *self._bulk]
-        self._small.clear()
-        self._bulk.clear()
-        self._queued_bytes = 0
-        return jobs
+        return [*self._take_back(), *self._waiting.take_all()]
 
     def close(self, *, kill: bool) -> None:
         for lane in self.lanes:
             lane.channel.close(kill=kill)
             self._take_lane(lane)
         self.lanes.clear()
-        self._drop_proof()
-        self._scorers, self._scored_rows = (), 0
+        self._plans.close()
         self.live.clear()
-        if self._plan_fd >= 0:
-            os.close(self._plan_fd)
-            self._plan_fd = -1
 
     def on_packet(self, lane: Lane, packet: bytes) -> None:
         """A RESULT from a worker. Raises WorkerLost where it says anything else."""
@@ -387,7 +249,7 @@ class Servable:
             if rows != total or len(packet) != ipc.HEAD.size + total * self._reply_bytes:
                 raise WorkerLost(f"{rows} rows in {len(packet)} bytes where {total} were asked for")
             lane.small = None
-            if self._small:
+            if self._waiting.small:
                 self._feed(lane)  # the worker goes on while the replies are made
             self._finish_small(batch, total, packet, ns)
         elif bulk is not None and job_id == bulk.id:
@@ -400,7 +262,8 @@ class Servable:
         if lane in self.lanes:
             self.lanes.remove(lane)
         small, bulk = self._take_lane(lane)
-        for queue, jobs in ((self._small, small), (self._bulk, bulk)):
+        waiting = self._waiting
+        for queue, jobs in ((waiting.small, small), (waiting.bulk, bulk)):
             for job in reversed(jobs):
                 job.attempts += 1
                 if job.attempts > 1:
@@ -411,8 +274,7 @@ class Servable:
                         )
                     )
                 else:
-                    queue.appendleft(job)
-                    self._queued_bytes += len(job.data)
+                    waiting.put_back(queue, job)
         for other in list(self.lanes):
             self._feed(other)
 
@@ -430,13 +292,13 @@ class Servable:
 
     def _feed(self, lane: Lane) -> None:
         """Give `lane` what waits."""
-        if lane.small is None and self._small:
+        waiting = self._waiting
+        if lane.small is None and waiting.small:
             batch: list[Job] = []
             rows = 0
             now = self._clock_ns()
-            while self._small and rows + self._small[0].rows <= self._batch_rows:
-                job = self._small.popleft()
-                self._queued_bytes -= len(job.data)
+            while waiting.small and rows + waiting.small[0].rows <= self._batch_rows:
+                job = waiting.pop(waiting.small)
                 if self._expired(job, now):
                     continue
                 batch.append(job)
@@ -446,9 +308,8 @@ class Servable:
             if batch:
                 data = bytes(batch[0].data) if len(batch) == 1 else b"".join([job.data for job in batch])
                 self._send_small(lane, batch, data, rows)
-        while lane.bulk is None and self._bulk:
-            job = self._bulk.popleft()
-            self._queued_bytes -= len(job.data)
+        while lane.bulk is None and waiting.bulk:
+            job = waiting.pop(waiting.bulk)
             if not self._expired(job, self._clock_ns()):
                 self._send_bulk(lane, job)
 
@@ -521,15 +382,11 @@ class Servable:
 
     def _finish_small(self, batch: list[Job], total: int, packet: bytes, ns: int) -> None:
         if len(packet) == ipc.HEAD.size + 8:  # one row, one value: the common case
-            job = batch[0]
-            if math.isfinite(_VALUE.unpack_from(packet, ipc.HEAD.size)[0]):
-                tensors = [packet[ipc.HEAD.size :]]
-                job.finish(tensors, ns)
-                self._remember_one((job.data, tensors))
-            else:
-                self._refuse_non_finite(job)
+            if not self._outputs.one(batch[0], [packet[ipc.HEAD.size :]], ns):
+                self._refuse_non_finite(batch[0])
             return
-        self._split(batch, total, memoryview(packet)[ipc.HEAD.size :], ns)
+        for job in self._outputs.split(batch, total, memoryview(packet)[ipc.HEAD.size :], ns):
+            self._refuse_non_finite(job)
 
     def _finish_bulk(self, lane: Lane, bulk: MatrixTransfer, rows: int, ns: int) -> None:
         job = bulk.job
@@ -538,7 +395,8 @@ class Servable:
             raise WorkerLost(f"{len(data)} bytes of outputs for {job.rows} rows")
         self._end_bulk(lane)
         self._feed(lane)
-        self._split([job], rows, memoryview(data), ns)
+        for bad in self._outputs.split([job], rows, memoryview(data), ns):
+            self._refuse_non_finite(bad)
 
     def _refuse_bulk(self, lane: Lane, job: Job, row: int, column: int) -> None:
         """The worker found a value that the contract doesn't allow; that it is there is seen before it is believed."""
@@ -551,24 +409,6 @@ class Servable:
         self._end_bulk(lane)
         self._feed(lane)
         job.refuse(refusal)
-
-    def _split(self, batch: list[Job], total: int, data: memoryview, ns: int) -> None:
-        """Outputs lie one after the other, each over all rows of the batch: every job gets its rows of each."""
-        finite = np.isfinite(np.frombuffer(data, np.float64)).all()
-        first = 0
-        for job in batch:
-            tensors: list[bytes] = []
-            at = 0
-            for _, width in self.contract.outputs:
-                row = (width or 1) * 8
-                tensors.append(bytes(data[at + first * row : at + (first + job.rows) * row]))
-                at += total * row
-            first += job.rows
-            if finite or all(np.isfinite(np.frombuffer(tensor)).all() for tensor in tensors):
-                job.finish(tensors, ns)
-                self.live.add(job.data, job.rows, tensors)
-            else:
-                self._refuse_non_finite(job)
 
     def _refuse_non_finite(self, job: Job) -> None:
         incident = self._on_bad_output(self, "an output isn't finite")

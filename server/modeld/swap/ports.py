@@ -107,6 +107,11 @@ class Rejection:
         """The reason as the source's log gets it."""
         return self.reason if self.actor else f"{self.stage}: {self.reason}"
 
+    @property
+    def of_promotion(self) -> bool:
+        """Whether it is about the promotion and not about the version: another promotion is tried anew."""
+        return not self.actor and not self.mark_failed
+
 
 @dataclass(slots=True)
 class Trial:
@@ -119,6 +124,8 @@ class Trial:
     outcome: Literal["ready", "rejected", "aborted"] | None = None
     stage: str = ""
     reason: str = ""
+    #: It failed for what the promotion didn't say, and for no fault of the version's.
+    of_promotion: bool = False
     served: Any = None
     worker: Any = None
     #: What the worker's proof said of itself (milliseconds by stage).

@@ -1,20 +1,23 @@
-"""Whether a candidate takes what the clients of the serving version send."""
+"""Whether a candidate takes what the clients of the version before send."""
 
 from __future__ import annotations
 
-from modeld.wire.contract import Contract
+from collections.abc import Sequence
+
+#: What an operator does about it: the same version, promoted anew, is tried anew.
+_HINT = (
+    "if the clients know, promote it again with: modelreg promote --allow-schema-change "
+    "(where source.kind is path: trial.allow_schema_change)"
+)
 
 
-def describe_schema_change(old: Contract, new: Contract) -> str:
-    """How the features differ, in one sentence."""
-    added = [name for name in new.features if name not in old.index]
-    gone = [name for name in old.features if name not in new.index]
+def describe_schema_change(version: str, old: Sequence[str], new: Sequence[str]) -> str:
+    """How the features `new` differ from those of `version`, which are `old`, and what to do, in one sentence."""
+    added = [name for name in new if name not in set(old)]
+    gone = [name for name in old if name not in set(new)]
     if added or gone:
-        return (
-            f"other features than {old.version}: {_some('new', added)}, {_some('gone', gone)}; if its clients know, "
-            "allow it with: modelreg promote --allow-schema-change"
-        )
-    return f"the features of {old.version} in another order"
+        return f"other features than {version}: {_some('new', added)}, {_some('gone', gone)}; {_HINT}"
+    return f"the features of {version} in another order; {_HINT}"
 
 
 def _some(what: str, names: list[str]) -> str:

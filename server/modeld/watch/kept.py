@@ -54,7 +54,7 @@ class KeptVersions:
                     continue
                 directory = self._directory(kept.pointer)
                 pointer = dataclasses.replace(kept.pointer, directory=str(directory))
-                found.append(Kept(pointer, kept.generation, kept.rejected))
+                found.append(msgspec.structs.replace(kept, pointer=pointer))
         return found
 
     def holds(self) -> dict[str, str]:

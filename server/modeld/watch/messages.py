@@ -65,6 +65,8 @@ class Kept(msgspec.Struct):
     pointer: Pointer
     generation: int
     rejected: list[Remembered] = []
+    #: Its features in order; empty where the record was written by a daemon that didn't keep them.
+    features: list[str] = []
 
 
 class Keep(msgspec.Struct, tag=True):

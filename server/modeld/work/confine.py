@@ -26,8 +26,11 @@ def confine(name: str, *, memory_limit_mb: int, file_bytes: int = 0) -> None:
     seccomp.restrict()
 
 
+def at_most(hard: int, value: int) -> int:
+    """`value`, or the hard limit where that is lower."""
+    return value if hard == resource.RLIM_INFINITY else min(value, hard)
+
+
 def _lower(limit: int, value: int) -> None:
-    _, hard = resource.getrlimit(limit)
-    if hard != resource.RLIM_INFINITY:
-        value = min(value, hard)
+    value = at_most(resource.getrlimit(limit)[1], value)
     resource.setrlimit(limit, (value, value))

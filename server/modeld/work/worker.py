@@ -11,8 +11,10 @@ one-row request never stands behind 4,096 rows.
 
 from __future__ import annotations
 
+import math
 import mmap
 import os
+import resource
 import signal
 import socket
 import struct
@@ -25,7 +27,7 @@ from numpy.typing import NDArray
 from modeld.forest import sealed
 from modeld.forest.errors import PlanError
 from modeld.work import decoder, ipc, prctl
-from modeld.work.confine import confine
+from modeld.work.confine import at_most, confine
 from modeld.work.datasets import CurrentDatasets
 from modeld.work.engine import Buffer, Engine
 from modeld.work.trial import TrialFailed, plans, prove
@@ -64,7 +66,7 @@ def main(channel: socket.socket) -> None:
         answer = msgspec.json.encode(ipc.Rejected(failure.stage, str(failure), failure.again))
         channel.send(ipc.head(ipc.REJECTED) + answer[: ipc.INLINE_BYTES])
         return
-    signal.setitimer(signal.ITIMER_REAL, 0)
+    _serve_without_end()
     channel.send(ipc.head(ipc.READY) + msgspec.json.encode(ready))
     _serve(channel, engine, nan_allowed=ready.nan_allowed)
 
@@ -99,6 +101,16 @@ def _confine(trial: ipc.Trial) -> None:
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.setitimer(signal.ITIMER_REAL, trial.timeout_s * 1.5 + 1)
     confine(f"modeld:{trial.model}", memory_limit_mb=trial.memory_limit_mb)
+    # The time of all its threads together; the limit that can be raised again, for a worker that passes.
+    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
+    resource.setrlimit(resource.RLIMIT_CPU, (at_most(hard, math.ceil(trial.timeout_s) + 1), hard))
+
+
+def _serve_without_end() -> None:
+    """A trial has a deadline; what serves computes for as long as it lives."""
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
+    resource.setrlimit(resource.RLIMIT_CPU, (hard, hard))
 
 
 class _Bulk:
