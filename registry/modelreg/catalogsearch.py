@@ -54,7 +54,7 @@ def related(connection: sa.Connection, ref: str) -> dict[str, str | None]:
     up = up.union(sa.select(v.ref, v.parent).join(up, v.ref == up.c.parent).where(present))
     down = sa.select(v.ref, v.parent).where(v.ref == ref).cte("down", recursive=True)
     down = down.union(sa.select(v.ref, v.parent).join(down, v.parent == down.c.ref).where(present))
-    return {row.ref: row.parent for cte in (up, down) for row in connection.execute(sa.select(cte))}
+    return {row.ref: row.parent for cte in (up, down) for row in connection.execute(sa.select(cte)).all()}
 
 
 def parents(connection: sa.Connection) -> list[dict[str, Any]]:
@@ -96,7 +96,7 @@ def _page(
         statement = statement.where(later)
     order = [] if value is None else [value[0].asc() if value[1] else value[0].desc()]
     statement = statement.order_by(*order, *(column.desc() for column in key)).limit(limit)
-    return list(connection.execute(statement).scalars())
+    return [row for (row,) in connection.execute(statement).all()]
 
 
 def _measured(metric: str, more: MetricSettings) -> tuple[tuple[Any, bool], Any]:
