@@ -163,6 +163,7 @@ def build_metadata(
     Raises:
         UsageError: a field has the wrong type, or is one of the registry's own.
     """
+    given = facts.plain(given)
     for field in given:
         if field in OWN_FIELDS:
             raise UsageError(f"metadata field {field!r}: the registry establishes it itself; leave it out")
@@ -187,9 +188,11 @@ def build_metadata(
     if given.get("config") is not None:
         own["config_hash"] = facts.config_hash(given["config"])
     try:
-        return facts.from_dict({**given, **own})
-    except msgspec.ValidationError as error:
+        metadata = facts.from_dict({**given, **own})
+        facts.encode(metadata)
+    except (TypeError, ValueError, RecursionError) as error:
         raise UsageError(f"metadata: {error}") from error
+    return metadata
 
 
 def data_range(start: str | None, end: str | None) -> dict[str, str | None]:

@@ -121,7 +121,7 @@ class Catalog:
     ) -> None:
         asked = sa.select(models.c.name, models.c.seq, models.c.broken, models.c.mark, models.c.marks)
         rows = connection.execute(asked if name is None else asked.where(models.c.name == name))
-        known = {row.name: row for row in rows}
+        known = {row.name: row for row in rows.all()}
         current = {model for model, row in known.items() if self._is_current(row)}
         if name is not None:
             present = [name]

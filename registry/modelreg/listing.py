@@ -144,7 +144,7 @@ def scan(registry: Core, wanted: Search, models: Sequence[str] | None = None) ->
         except NotFoundError:
             if wanted.name is not None:
                 raise
-            continue  # its log has no valid record: `state` of it says so
+            continue  # gone since somebody looked
         for version, found in state.versions.items():
             if (
                 (wanted.channel is None or wanted.channel in state.channels_of(version))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -90,6 +91,18 @@ def to_dict(metadata: Metadata) -> dict[str, Any]:
     return {**plain, **extra}
 
 
+def plain(value: Any) -> Any:
+    """A trainer's values as JSON has them: numpy's numbers and arrays, moments, tuples. What else there is stays."""
+    if isinstance(value, Mapping):
+        return {key: plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(each) for each in value]
+    if isinstance(value, dt.date):
+        return value.isoformat()
+    # Known by what they can do: the registry runs without numpy.
+    return plain(value.tolist()) if hasattr(value, "tolist") and hasattr(value, "dtype") else value
+
+
 def encode(metadata: Metadata) -> bytes:
     """The bytes of metadata.json."""
     return json.dumps(to_dict(metadata), indent=2, ensure_ascii=False, allow_nan=False).encode() + b"\n"
@@ -119,4 +132,4 @@ def compute_config_hash(config: Any) -> str:
 
 def config_hash(config: Any) -> str:
     """SHA-256 (hexadecimal) of the configuration's sorted-key JSON: the order of keys doesn't matter."""
-    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(plain(config), sort_keys=True).encode()).hexdigest()

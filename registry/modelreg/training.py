@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import datetime as dt
 import json
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from modelreg.clock import rfc3339, utc_now
 from modelreg.errors import UsageError
+from modelreg.metadata import plain
 from modelreg.results import Version
 
 if TYPE_CHECKING:
@@ -26,7 +28,7 @@ _TABLES = {
 _FACTS_FILE = "training.json"
 _MODELS_DIR = "models"
 
-#: A table: column → values, all of one length.
+#: A table: column → values, all of one length. A data frame of pandas or polars is one too; its index isn't kept.
 Table = Mapping[str, Sequence[Any]]
 
 
@@ -34,16 +36,17 @@ Table = Mapping[str, Sequence[Any]]
 class TrainingResult:
     """One run. ``models``: a model, or output → model: lightgbm.Booster, an estimator, or a path to a file.
 
-    Boosters become LightGBM text, other objects joblib files. ``features`` may be None for Boosters.
+    Boosters become LightGBM text, other objects joblib files. ``features`` may be None for Boosters. Tables are data
+    frames or column → values; numbers may be numpy's. ``feature_importance``: name → number, or a Series.
     """
 
     models: Any
     metrics: Mapping[str, Any] = field(default_factory=dict)
     features: Sequence[str] | None = None
     feature_importance: Mapping[str, float] | None = None
-    validation_predictions: Table | None = None
-    test_predictions: Table | None = None
-    trained_at: str = field(default_factory=lambda: rfc3339(utc_now()))
+    validation_predictions: Table | Any = None
+    test_predictions: Table | Any = None
+    trained_at: str | dt.datetime = field(default_factory=lambda: rfc3339(utc_now()))
     scaler: Any = None
     parameters: Mapping[str, Any] = field(default_factory=dict)
     config: Any = None
@@ -52,7 +55,7 @@ class TrainingResult:
         """Write everything into a new or empty directory; returns it.
 
         Raises:
-            UsageError: the directory isn't empty, or a table's columns differ in length.
+            UsageError: the directory isn't empty, a table's columns differ in length, or a value has no JSON.
         """
         directory = Path(directory)
         (directory / _MODELS_DIR).mkdir(parents=True, exist_ok=True)
@@ -64,24 +67,29 @@ class TrainingResult:
             outputs[output] = _write_model(directory / _MODELS_DIR, output or "model", model)
         facts = {
             "outputs": outputs,
-            "metrics": dict(self.metrics),
+            "metrics": self.metrics,
             "features": None if self.features is None else list(self.features),
             "trained_at": self.trained_at,
             "scaler": None
             if self.scaler is None
             else _write_model(directory / _MODELS_DIR, "scaler", self.scaler),
-            "parameters": dict(self.parameters),
+            "parameters": self.parameters,
             "config": self.config,
         }
         if self.feature_importance is not None:
             importance = self.feature_importance
-            columns: Table = {"feature": list(importance), "importance": list(importance.values())}
+            names, values = zip(*importance.items(), strict=True) if len(importance) else ((), ())
+            columns: Table = {"feature": names, "importance": values}
             _write_table(directory / _TABLES["feature_importance"], columns)
         for name in ("validation_predictions", "test_predictions"):
             table = getattr(self, name)
             if table is not None:
                 _write_table(directory / _TABLES[name], table)
-        (directory / _FACTS_FILE).write_text(json.dumps(facts, indent=2, allow_nan=False))
+        try:
+            text = json.dumps(plain(facts), indent=2, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise UsageError(f"the training result can't be written as JSON: {error}") from error
+        (directory / _FACTS_FILE).write_text(text)
         return directory
 
     @classmethod
@@ -151,7 +159,9 @@ def _write_model(directory: Path, stem: str, model: Any) -> str:
     return f"{stem}.joblib"
 
 
-def _write_table(path: Path, table: Table) -> None:
+def _write_table(path: Path, given: Table | Any) -> None:
+    names = given.columns if hasattr(given, "columns") else given
+    table = {str(name): list(given[name]) for name in names}
     lengths = {len(values) for values in table.values()}
     if len(lengths) > 1:
         raise UsageError(f"{path.name}: the columns have different lengths: {sorted(lengths)}")

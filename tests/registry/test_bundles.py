@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import datetime as dt
+
 import joblib
 import lightgbm
 import numpy as np
 import onnx
 import onnx.helper
+import pandas
+import polars
 import pytest
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from tests.registry.conftest import FEATURES, features_and_returns
 
-from modelreg import LoadError, TrainingResult, UsageError
+from modelreg import LoadError, TrainingResult, UsageError, compute_config_hash
 from modelreg.golden import load
 from modelreg.sealed import read_sealed
 
@@ -174,6 +178,36 @@ def test_a_training_result_is_saved_loaded_and_registered(registry, models, data
         result.save(directory)
     with pytest.raises(UsageError, match="no training result"):
         TrainingResult.load(tmp_path)
+
+
+def test_a_training_result_takes_what_trainers_have_in_their_hands(registry, models, tmp_path):
+    """Data frames, a Series, numpy's numbers, moments: sealed as plain values; what has no JSON is refused."""
+    ended = dt.datetime(2024, 1, 31, 12, tzinfo=dt.UTC)
+    result = TrainingResult(
+        models=models["a"].path,
+        metrics={"ic": np.float32(0.5), "1d": {"rows": np.int64(3)}},
+        feature_importance=pandas.Series({"ret_1d": 2.5, "ret_5d": 1.0}),
+        validation_predictions=pandas.DataFrame({"y": [1.0, 2.0], "p": [1.5, 2.5]}),
+        test_predictions=polars.DataFrame({"p": [3.5]}),
+        trained_at=ended,
+        parameters={"leaves": np.int32(15)},
+        config={"days": (1, 5), "until": ended.date(), "weights": np.array([0.5, 0.5])},
+    )
+    made = result.register(registry, "m", golden=False)
+    facts = registry.metadata("m", made.version)
+    assert (facts.metrics, facts.parameters) == ({"ic": 0.5, "1d": {"rows": 3}}, {"leaves": 15})
+    assert facts.config == {"days": [1, 5], "until": "2024-01-31", "weights": [0.5, 0.5]}
+    assert facts.config_hash == compute_config_hash(result.config)
+    assert facts.trained_at == ended.isoformat()
+    assert (made.path / "validation_predictions.csv").read_text().split() == ["y,p", "1.0,1.5", "2.0,2.5"]
+    assert (made.path / "test_predictions.csv").read_text().split() == ["p", "3.5"]
+    loaded = TrainingResult.load(result.save(tmp_path / "run"))
+    assert loaded.feature_importance == {"ret_1d": 2.5, "ret_5d": 1.0}
+    for config in (object(), {"x": float("nan")}):
+        with pytest.raises(UsageError, match="can't be written as JSON"):
+            TrainingResult(models=models["a"].path, config=config).save(tmp_path / str(id(config)))
+        with pytest.raises(UsageError, match="metadata"):
+            registry.register("m", models["a"].path, golden=False, meta={"odd": config})
 
 
 def test_estimators_of_different_formats_are_refused(registry, models, saved):

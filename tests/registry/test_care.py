@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import datetime as dt
+import errno
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -12,6 +14,9 @@ import pytest
 
 from modelreg import ConflictError, IntegrityError, NotFoundError, Registry, StoreUnavailableError
 from modelreg.backup import restore
+from modelreg.catalogsearch import Search
+from modelreg.disk import Disk
+from modelreg.listing import scan
 from modelreg.sealed import read_sealed
 
 
@@ -308,3 +313,51 @@ def test_gc_deletes_nothing_where_a_lease_cant_be_read(ten, root, monkeypatch):
         with pytest.raises(StoreUnavailableError, match=f"{path.name}: can't be read"):
             ten.gc(keep=1)
     assert len(present(ten)) == 10
+
+
+def test_doctor_finds_files_of_a_deleted_version(ten, root):
+    """Somebody copied them back: told, and --repair moves them to the trash again."""
+    ten.delete("m:1.0.0")
+    (trashed,) = (root / ".registry/trash").iterdir()
+    back = root / "m/versions/1.0.0"
+    shutil.copytree(trashed, back)
+    (found,) = ten.doctor()
+    assert (found.kind, found.where, found.repairable, found.repaired) == ("leftover", str(back), True, False)
+    assert [f.repaired for f in ten.doctor(repair=True)] == [True]
+    assert not back.exists()
+    assert ten.doctor() == []
+
+
+class Unreadable:
+    """An os that can't open one file."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __getattr__(self, name):
+        return getattr(os, name)
+
+    def open(self, path, *arguments, **options):
+        if str(path).endswith(self.name):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return os.open(path, *arguments, **options)
+
+
+@pytest.mark.usefixtures("ten")
+def test_a_record_that_cant_be_read_is_told(root, tmp_path):
+    """By doctor with its file; a backup isn't made, and a dry run of one says the same."""
+    registry = Registry(root, disk=Disk(Unreadable("00000000000000000004.json")))
+    (found,) = registry.doctor()
+    assert (found.kind, found.where, found.repairable) == ("log", "m", False)
+    assert "00000000000000000004.json: can't be read" in found.problem
+    for dry_run in (False, True):
+        with pytest.raises(StoreUnavailableError, match=r"04\.json: can't be read"):
+            registry.backup(tmp_path / "b.tar", dry_run=dry_run)
+    assert not (tmp_path / "b.tar").exists()
+
+
+def test_a_model_that_goes_while_the_files_are_read_is_left_out(ten):
+    """Without the catalog each model is read in turn; one that is asked for by name is missed."""
+    assert {row["name"] for row in scan(ten, Search(), ["gone", "m"])} == {"m"}
+    with pytest.raises(NotFoundError):
+        scan(ten, Search("gone"))

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 
 import pyarrow as pa
 import pytest
@@ -206,6 +207,16 @@ def test_the_cache_stays_below_its_size(cache, tmp_path):
     assert sum(path.stat().st_size for path in (tmp_path / "cache").iterdir()) <= 20_000
     assert cache.get("39") == frame(39)
     assert cache.get("1") is None
+
+
+def test_what_a_killed_process_left_in_the_cache_goes(cache, tmp_path):
+    """An unfinished file of long ago would never be counted; one that is being written stays."""
+    for name, age_s in (("old", 7200), ("new", 0)):
+        path = tmp_path / "cache" / f".tmp-{name}"
+        path.write_bytes(b"PAR1")
+        os.utime(path, (time.time() - age_s,) * 2)
+    cache.put("k", frame(1))
+    assert {path.name for path in (tmp_path / "cache").glob(".tmp-*")} == {".tmp-new"}
 
 
 def test_processes_share_a_cache(tmp_path):

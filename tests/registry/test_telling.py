@@ -5,11 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from modelreg import ConflictError, NotFoundError, Registry, UsageError
+from modelreg import ConflictError, NotFoundError, Registry, UsageError, validation
 from modelreg.disk import Disk
 from modelreg.records import record_name
 
@@ -153,3 +154,56 @@ def test_without_a_catalog_damage_is_told_all_the_same(two, root, call, flip):
     assert done.status == 0
     assert "1.0.0" in done.out
     assert record_name(2) in done.err
+
+
+def test_a_rollback_tells_where_the_next_one_would_go(two, models, call):
+    """Back to the version just left, further back, to none: on stderr, and as next_rollback in JSON."""
+    two.register("momentum", models["c"].path, version="1.2.0", golden=False)
+    for version in ("1.0.0", "1.1.0", "1.2.0"):
+        two.promote(f"momentum:{version}", reason="x")
+    tried = call("rollback", "momentum", "--reason", "x", "--dry-run")
+    assert "a second rollback would point production at 1.2.0, which was left just now" in tried.err
+    assert call("rollback", "momentum", "--reason", "x", "--json").json["next_rollback"] == "1.2.0"
+    told = call("rollback", "momentum", "--reason", "x")
+    assert told.out == "momentum: production moved from 1.1.0 to 1.2.0 (record 8)\n"
+    assert "at 1.1.0, which was left just now" in told.err
+    further = call("rollback", "momentum", "--reason", "x", "--mark-failed")
+    assert further.err == "modelreg: a second rollback would point production at 1.0.0\n"
+    last = call("rollback", "momentum", "--reason", "x", "--mark-failed")
+    assert "no other version for production to roll back to" in last.err
+    assert call("rollback", "momentum", "--reason", "x", "--quiet").status == 4
+
+
+def test_validate_tells_of_the_signature(two, root, call, tmp_path, flip):
+    """None, one that nobody asked about, one by the key that was named; by another key, or a broken log: as such."""
+    keys = {name: tmp_path / f"{name}.pem" for name in ("ours", "theirs")}
+    for path in keys.values():
+        subprocess.run(["openssl", "genpkey", "-algorithm", "ed25519", "-out", path], check=True, timeout=20)
+    told = {row["name"]: row["detail"] for row in call("validate", "momentum:1.0.0", "--json").json["checks"]}
+    assert told["signature"] == "none"
+    two.sign("momentum:1.0.0", keys["ours"])
+    assert two.state("momentum").versions["1.0.0"].status == "validated"
+    assert [c.detail for c in two.validate("momentum:1.0.0").checks][1] == "there; whose it is tells --key"
+    assert call("validate", "momentum:1.0.0", "--key", keys["ours"]).out.count(f"by {keys['ours']}") == 1
+    assert call("validate", "momentum:1.0.0", "--key", keys["theirs"]).status == 6
+    assert call("validate", "momentum:1.1.0", "--key", keys["ours"]).status == 6
+    assert two.validate("momentum:1.1.0", dry_run=True).golden_rows == 0
+    assert two.state("momentum").versions["1.1.0"].status == "registered"
+    flip(root / "momentum/log" / record_name(3))
+    assert call("validate", "momentum:1.1.0").status == 0
+    assert Registry(root).state("momentum").versions["1.1.0"].status == "registered"
+
+
+def test_a_version_that_changes_while_it_is_proved_keeps_its_status(two, monkeypatch, caplog):
+    """Somebody archives it meanwhile: it passed, and stays archived."""
+    real = validation.validate_version
+
+    def slow(*arguments, **options):
+        report = real(*arguments, **options)
+        Registry(two.root, actor="somebody").archive("momentum:1.0.0")
+        return report
+
+    monkeypatch.setattr("modelreg.registry.validation.validate_version", slow)
+    two.validate("momentum:1.0.0")
+    assert "its status stays as it is" in caplog.text
+    assert two.state("momentum").versions["1.0.0"].status == "archived"

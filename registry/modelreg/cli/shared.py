@@ -129,7 +129,8 @@ def out(told: Globals, data: dict[str, Any], text: str, name: str | None = None)
     if told.json:
         render.print_json(data)
     else:
-        print(name if told.quiet and name is not None else text)
+        # At once: where both go to one file, messages on stderr stay behind it.
+        print(name if told.quiet and name is not None else text, flush=True)
 
 
 def said(told: Globals, text: str, dry_run: bool) -> None:
