@@ -65,8 +65,8 @@ def serve(config: Config) -> None:
     settings = config.http
     check(settings)
     log.configure(config.logging.format, config.logging.level)
-    # uvicorn's own lines (a handler that failed, a malformed request) come out as ours do.
-    for name in ("uvicorn", "uvicorn.error", "asyncio"):
+    # Lines of others (a handler that failed, a malformed request) come out as ours do.
+    for name in ("uvicorn", "uvicorn.error", "asyncio", "nicegui"):
         logging.getLogger(name).handlers = [_Handler()]
         logging.getLogger(name).propagate = False
 
