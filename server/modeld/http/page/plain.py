@@ -1,4 +1,4 @@
-"""Plain HTML in the page's style, for which nothing has to be loaded: the login, and what there is instead of a view."""
+"""Plain HTML in the page's style, for which nothing has to be loaded: the login, and what stands in for a view."""
 
 from __future__ import annotations
 
