@@ -1,13 +1,15 @@
 """What HTTP costs, in one run: `modeld http`, FastAPI by hand and MLServer with the same model, one row, one client.
 
-    python tests/bench/gateways.py [--rounds N] [--seconds S] [--mlserver PYTHON] [--without-fastapi]
+    python tests/bench/gateways.py [--rounds N] [--seconds S] [--mlserver PYTHON] [--tuned-mlserver PYTHON]
+        [--without-fastapi]
 
-Prints markdown. FastAPI lives in tests/bench/.venv, which is made at the first run; MLServer in an environment of
-yours (`pip install mlserver mlserver-lightgbm httptools`), whose interpreter is PYTHON. Rounds are interleaved, the
-client has the first core and the servers the last. Every server's answers are checked against `Booster.predict` first.
+Prints markdown. FastAPI lives in tests/bench/.venv, which is made at the first run; MLServer in environments of yours
+(`pip install mlserver mlserver-lightgbm`, and httptools in the second), whose interpreters are PYTHON. Rounds are
+interleaved, the client has the first core and the servers the last. Every server's answers are checked against
+`Booster.predict` first.
 
-MLServer speaks JSON alone over HTTP (SeldonIO/MLServer#324). It is given what makes it faster: uvloop and httptools
-(`pip install httptools` there), no worker processes, no gzip, no metrics, no access log.
+MLServer speaks JSON alone over HTTP (SeldonIO/MLServer#324) and runs without worker processes or an access log: as it
+is installed, and, from an environment that has httptools too, also without gzip and metrics: as fast as it gets.
 """
 
 from __future__ import annotations
@@ -112,10 +114,12 @@ def server(
         starting.__exit__(None, None, None)
 
 
-def mlserver(directory: Path, model: Path, port: int) -> None:
-    """MLServer's settings: one process, as fast as it goes."""
-    settings = {"host": "127.0.0.1", "http_port": port, "grpc_port": free_port(), "metrics_endpoint": None}
-    settings |= {"parallel_workers": 0, "debug": False, "gzip_enabled": False}
+def mlserver(directory: Path, model: Path, port: int, tuned: bool) -> None:
+    """MLServer's settings: one process."""
+    settings: dict[str, object] = {"host": "127.0.0.1", "http_port": port, "grpc_port": free_port()}
+    settings |= {"metrics_port": free_port(), "parallel_workers": 0, "debug": False}
+    if tuned:
+        settings |= {"metrics_endpoint": None, "gzip_enabled": False}
     directory.mkdir()
     (directory / "settings.json").write_text(json.dumps(settings))
     found = {
@@ -126,7 +130,7 @@ def mlserver(directory: Path, model: Path, port: int) -> None:
     (directory / "model-settings.json").write_text(json.dumps(found))
 
 
-def measure(directory: Path, rounds: int, seconds: float, peer: Path | None, fastapi: bool) -> str:
+def measure(directory: Path, rounds: int, seconds: float, peers: dict[str, Path], fastapi: bool) -> str:
     """Start every server, check it, measure in turn; a table."""
     stack = Stack(directory)
     stack.prepare(None, ROWS)
@@ -153,11 +157,11 @@ def measure(directory: Path, rounds: int, seconds: float, peer: Path | None, fas
             port = free_port()
             command = [str(peers_python()), str(HERE / "http_peer.py"), str(port), str(stack.model_file)]
             subjects["FastAPI by hand (JSON)"] = (start("fastapi", command, port), by_hand, hand_value)
-        if peer is not None:
+        for name, peer in peers.items():
             port = free_port()
-            mlserver(directory / "mlserver", stack.model_file, port)
-            command = [str(peer.with_name("mlserver")), "start", str(directory / "mlserver")]
-            subjects["MLServer (JSON)"] = (start("mlserver", command, port), oip_json, oip_value)
+            mlserver(directory / name, stack.model_file, port, tuned="tuned" in name)
+            command = [str(peer.with_name("mlserver")), "start", str(directory / name)]
+            subjects[f"{name} (JSON)"] = (start(name, command, port), oip_json, oip_value)
             time.sleep(5)  # it listens before its model is there
         ready = {}
         for name, (endpoint, make, read) in subjects.items():
@@ -217,12 +221,17 @@ def main() -> int:
     parser.add_argument(
         "--mlserver", type=Path, metavar="PYTHON", help="an environment with mlserver-lightgbm"
     )
+    parser.add_argument(
+        "--tuned-mlserver", type=Path, metavar="PYTHON", help="one with mlserver-lightgbm and httptools"
+    )
     parser.add_argument("--without-fastapi", action="store_true", help="nothing is installed")
     given = parser.parse_args()
     os.chdir(HERE.parents[1])
     try:
         with runtime_directory(longest=f"run/{ADMIN_SOCKET}") as directory:
-            print(measure(directory, given.rounds, given.seconds, given.mlserver, not given.without_fastapi))
+            peers = {"MLServer": given.mlserver, "MLServer, tuned": given.tuned_mlserver}
+            found = {name: python for name, python in peers.items() if python is not None}
+            print(measure(directory, given.rounds, given.seconds, found, not given.without_fastapi))
     except (BenchError, subprocess.CalledProcessError) as error:
         print(f"the benchmark couldn't go on: {error}", file=sys.stderr)
         return 1

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 
 import pytest
+from starlette.requests import Request
 
 from modeld.config import Config, HttpSettings
 from modeld.http.app import create_app
 from modeld.http.page import charts
 from modeld.http.page.history import Filter, pick, told_of
+from modeld.http.page.plain import failed
 from modeld.http.page.sampler import between
 from modelreg import ConfigError, HistoryEntry, Lineage, UsageError
 from modelreg.history import ChannelChange
@@ -110,3 +113,12 @@ def test_a_version_has_one_colour_in_every_chart_of_a_view() -> None:
     points = charts.scatter({"1.2.0": [(0, 0)]}, versions)["series"]
     assert [each["itemStyle"]["color"] for each in bars] == charts.COLOURS[1:3]
     assert points[0]["itemStyle"]["color"] == charts.COLOURS[2]
+
+
+def test_an_error_of_ours_keeps_to_the_log() -> None:
+    """A visitor reads that there was one, not what it was."""
+    scope = {"type": "http", "method": "GET", "path": "/ui/registry", "headers": [], "query_string": b""}
+    answer = asyncio.run(failed(Request(scope), ValueError("a secret")))
+    assert answer.status_code == 500
+    assert b"error of ours" in answer.body
+    assert b"secret" not in answer.body

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import resource
 import select
 import socket
@@ -147,3 +148,26 @@ def test_a_head_without_an_end_is_refused(connect, start: bytes, more: bytes) ->
             if readable(connection):
                 break
     assert rest(connection).startswith(b"HTTP/1.1 431 ")
+
+
+def test_requests_in_a_row_are_answered_in_order_up_to_a_limit(gateway: Gateway, connect) -> None:
+    """A hundred at once are; a client that asks on and on and reads nothing is let go, and the log says so."""
+    asked = b"".join(f"GET /{at} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode() for at in range(99))
+    said = rest(connect(asked + b"GET /99 HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"))
+    assert re.findall(rb"no path /(\d+) here", said) == [str(at).encode() for at in range(100)]
+    greedy = connect()
+    with suppress(BrokenPipeError, ConnectionResetError):
+        greedy.sendall(b"GET /v2 HTTP/1.1\r\nHost: localhost\r\n\r\n" * 20_000)
+    rest(greedy)
+    assert any("requests under way" in line["what"] for line in gateway.logged("http_server"))
+
+
+def test_a_client_that_leaves_with_requests_waiting_is_no_incident(gateway: Gateway, connect) -> None:
+    """The one under way has nobody to answer, nor have those behind it."""
+    for reset in (b"\1\0\0\0\0\0\0\0", b"\0" * 8):
+        leaving = connect((head(len(BODY)) + BODY) * 3)
+        leaving.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)
+        leaving.close()
+    for _ in range(3):  # each takes as long as one of theirs
+        assert gateway.client.post(INFER, content=BODY).status_code == 503
+    assert gateway.logged("incident") == []

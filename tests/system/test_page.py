@@ -318,6 +318,18 @@ def test_a_reader_can_only_read(open_page: Open) -> None:
     expect(page.get_by_role("alert")).to_contain_text("lacks the scope model:operate")
 
 
+def test_a_page_that_isnt_there_leads_back(open_to_all: Gateway, browser: Browser) -> None:
+    """In the page's own style, without what the framework would say."""
+    page = browser.new_page(base_url=open_to_all.url)
+    answer = page.goto("/ui/nothing")
+    assert answer is not None
+    assert answer.status == 404
+    expect(page.get_by_role("alert")).to_contain_text("Nothing is at /ui/nothing")
+    page.get_by_role("link", name="To the live view").click()
+    expect(page.get_by_role("heading", name="Live")).to_be_visible()
+    page.close()
+
+
 def test_without_a_key_everybody_may_look_and_a_daemon_that_comes_is_noticed(
     open_to_all: Gateway, open_page: Open
 ) -> None:

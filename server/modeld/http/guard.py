@@ -7,6 +7,7 @@ the Host header has to be a name of ours or an address, and an Origin has to be 
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import re
 import time
@@ -84,7 +85,10 @@ class Guard:
         finally:
             handler = getattr(scope.get("endpoint"), "__name__", "none")
             method = scope["method"] if scope["method"] in _METHODS else "other"
-            self._count(handler, method, status, time.perf_counter() - started)
+            # Once the answer is written, for which the loop waits until we are done here.
+            asyncio.get_running_loop().call_soon(
+                self._count, handler, method, status, time.perf_counter() - started
+            )
 
     def _refusal(self, scope: Scope) -> Problem | None:
         host = origin = None

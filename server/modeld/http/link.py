@@ -24,6 +24,10 @@ _CONNECT_S = 0.5
 #: Between two tries to send. Seconds.
 _AGAIN_S = 0.01
 
+#: pyzmq's constants as plain integers: an operator of its enumerations costs as much as a call.
+_EVENTS, _POLLIN = int(zmq.EVENTS), int(zmq.POLLIN)
+_NOBLOCK, _SNDMORE = int(zmq.NOBLOCK), int(zmq.SNDMORE)
+
 _encode = msgspec.json.Encoder().encode
 
 
@@ -86,7 +90,9 @@ class Link:
         deadline = self._loop.time() + _CONNECT_S
         while True:
             try:
-                self._socket.send_multipart(frames, zmq.NOBLOCK)
+                for frame in frames[:-1]:
+                    self._socket.send(frame, _NOBLOCK | _SNDMORE)  # the first is taken, or none
+                self._socket.send(frames[-1], _NOBLOCK)
             except zmq.Again:
                 if self._loop.time() > deadline:
                     raise RequestTimeout(
@@ -100,8 +106,8 @@ class Link:
 
     def _read(self) -> None:
         """Take everything that has come. Asking first is cheaper than the exception of an empty socket."""
-        while int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
-            reply = read_reply(self._socket.recv_multipart(zmq.NOBLOCK))
+        while int(self._socket.getsockopt(_EVENTS)) & _POLLIN:
+            reply = read_reply(self._socket.recv_multipart(_NOBLOCK))
             future = self._waiting.get(reply.id) if isinstance(reply.id, int) else None
             if future is not None and not future.done():
                 future.set_result(reply)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from modeld.http.problems import Problem, render
 
@@ -18,6 +18,8 @@ from modeld.http.problems import Problem, render
 MIN_BYTES_PER_S = 16_384
 #: Head, trailers and what frames chunks: at most so much, and an eighth of the body. Bytes.
 MAX_HEAD_BYTES = 65_536
+#: Requests of one connection that may wait for the answer of the one before. uvicorn reads on meanwhile.
+MAX_PIPELINED = 256
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -34,6 +36,7 @@ class BoundedProtocol(HttpToolsProtocol):
         #: What has come since then, and how much of it was body. Bytes.
         self._came = self._body = 0
         self._whole = False
+        self._answered: RequestResponseCycle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -41,12 +44,23 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._expect_no_more()
+        if self._answered is not None:
+            # uvicorn tells the last request alone, which waits behind this one where requests come in a row.
+            self._answered.disconnected = True
+            self._answered.message_event.set()
         super().connection_lost(exc)
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._answered = cycle
+        super()._start_asgi_task(cycle, app)
 
     def data_received(self, data: bytes) -> None:
         self._whole = False
         self._came += len(data)
         super().data_received(data)
+        if len(self.pipeline) > MAX_PIPELINED:
+            self.logger.warning("closed a connection with more than %d requests under way", MAX_PIPELINED)
+            self.transport.close()
         if self._whole:  # nearly always: a request is seldom larger than a read
             self._came = self._body = 0
             if self._timer is not None:
@@ -90,8 +104,9 @@ class BoundedProtocol(HttpToolsProtocol):
         self._timer = None
         if self.transport.is_closing():
             return
-        answering = self.cycle is not None and not (self.cycle.more_body or self.cycle.response_complete)
-        if answering or self.flow.read_paused:
+        cycle = self.cycle
+        answering = cycle is not None and not (cycle.more_body or cycle.response_complete)
+        if answering or self.pipeline or self.flow.read_paused:
             self._expect()
             return
         allowed_s = self.request_timeout_s + self._came / MIN_BYTES_PER_S
@@ -104,9 +119,10 @@ class BoundedProtocol(HttpToolsProtocol):
             self.transport.close()
 
     def _end(self, status: int, code: str, told: str) -> None:
-        """Close, with an answer unless there is one already."""
+        """Close; with an answer where it can't be taken for another request's, or for the rest of one."""
         cycle = self.cycle
-        if cycle is None or cycle.response_complete or not cycle.response_started:
+        asking = cycle is None or cycle.response_complete or (cycle.more_body and not cycle.response_started)
+        if asking and not self.pipeline:
             oip = cycle is not None and cycle.scope["path"].startswith("/v2")
             response = render(Problem(status, code, told), oip=oip)
             head = [b"%b: %b\r\n" % header for header in response.raw_headers]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import logging
 import os
 import resource
@@ -65,8 +66,8 @@ def serve(config: Config) -> None:
     settings = config.http
     check(settings)
     log.configure(config.logging.format, config.logging.level)
-    # uvicorn's own lines (a handler that failed, a malformed request) come out as ours do.
-    for name in ("uvicorn", "uvicorn.error", "asyncio"):
+    # Lines of others (a handler that failed, a malformed request) come out as ours do.
+    for name in ("uvicorn", "uvicorn.error", "asyncio", "nicegui"):
         logging.getLogger(name).handlers = [_Handler()]
         logging.getLogger(name).propagate = False
 
@@ -122,6 +123,9 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[Any] | None = None) -> None:
         await super().startup(sockets)
+        # Modules and routes stay: the collector needn't look at them again and again.
+        gc.collect()
+        gc.freeze()
         if self.started and sockets:
             host, port = sockets[0].getsockname()[:2]
             scheme = "https" if self.config.is_ssl else "http"

@@ -14,8 +14,9 @@ from starlette.concurrency import run_in_threadpool
 from modeld import log
 from modeld.client.errors import ModeldError
 from modeld.http.gateway import Gateway
+from modeld.http.page.plain import ROOT
 from modeld.http.page.sampler import Sampler
-from modeld.http.page.session import ROOT, Visitor
+from modeld.http.page.session import Visitor
 from modeld.http.page.style import STYLE, THEME_COOKIE
 from modeld.http.problems import ApiError, problem_of
 from modeld.http.tokens import OPERATE, READ, Caller

@@ -19,9 +19,10 @@ from modeld.http.page.frame import Visit
 from modeld.http.page.history import history
 from modeld.http.page.live import live
 from modeld.http.page.operate import operate
+from modeld.http.page.plain import ROOT, failed, missing
 from modeld.http.page.registry import model, models
 from modeld.http.page.sampler import Sampler
-from modeld.http.page.session import ROOT, Visitor, add_login
+from modeld.http.page.session import Visitor, add_login
 from modeld.http.page.version import version
 from modeld.http.problems import ApiError
 from modeld.http.tokens import READ
@@ -90,6 +91,8 @@ def mount(app: FastAPI, gateway: Gateway) -> None:
     show("/operate", lambda visit, asked: operate(visit, asked.query_params.get("model")))
     show("/history", lambda visit, _: history(visit))
     pages.add_middleware(_Policy)
+    pages.add_exception_handler(404, missing)
+    pages.add_exception_handler(Exception, failed)
     ui.run_with(
         app,
         mount_path=ROOT,

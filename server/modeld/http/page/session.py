@@ -10,16 +10,15 @@ from urllib.parse import parse_qs
 
 from fastapi import FastAPI
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.responses import RedirectResponse, Response
 
 from modeld.http import bodies
 from modeld.http.gateway import Gateway
-from modeld.http.page.style import STYLE, THEME_COOKIE, theme_of
+from modeld.http.page.plain import ROOT, document
+from modeld.http.page.style import THEME_COOKIE, theme_of
 from modeld.http.problems import ApiError
 from modeld.http.tokens import READ, Caller, Gatekeeper
 
-#: Where the page is.
-ROOT = "/ui"
 _COOKIE = "modeld_session"
 #: A form with a token is smaller. Bytes.
 _MAX_FORM_BYTES = 16_384
@@ -83,14 +82,10 @@ def add_login(app: FastAPI, gateway: Gateway) -> None:
 
 def _form(request: Request, problem: str = "", status: int = 200) -> Response:
     told = f'<p class="notice bad" role="alert">{escape(problem)}</p>' if problem else ""
-    theme = theme_of(request.cookies.get(THEME_COOKIE))
-    page = f"""<!doctype html><html lang="en" data-theme="{theme}"><head><meta charset="utf-8">
-<title>modeld: sign in</title>
-<meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="data:,">
-<style>{STYLE}</style></head><body class="login"><main><h1>modeld</h1>{told}
+    body = f"""<h1>modeld</h1>{told}
 <form method="post" action="{ROOT}/login"><label for="token">Token</label>
 <textarea id="token" name="token" rows="5" required autofocus autocomplete="off" spellcheck="false"></textarea>
 <p class="quiet">Make one on the server: <code>modeld token --subject YOU --scope model:read</code>; add
-<code>--scope model:operate</code> to promote, roll back and hold.</p>
-<button type="submit">Sign in</button></form></main></body></html>"""
-    return HTMLResponse(page, status, {"Cache-Control": "no-store"})
+<code>--scope model:operate</code> to promote, roll back and hold, <code>--scope model:write</code> to validate.</p>
+<button type="submit">Sign in</button></form>"""
+    return document(request, "sign in", body, status)
