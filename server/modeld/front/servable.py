@@ -121,7 +121,7 @@ class Proof(Protocol):
 class Lane:
     """What one worker has under way: at most one batch of small requests and one large matrix."""
 
-    __slots__ = ("bulk", "channel", "small", "small_id", "small_rows", "small_since_ns")
+    __slots__ = ("bulk", "channel", "small", "small_id", "small_rows", "small_since_ns", "spare_fd")
 
     def __init__(self, channel: Channel) -> None:
         self.channel = channel
@@ -129,8 +129,28 @@ class Lane:
         self.small_id = 0
         self.small_rows = 0
         self.bulk: MatrixTransfer | None = None
+        #: The memfd of the matrix before, which the worker has seen and is done with; -1: none.
+        self.spare_fd = -1
         #: When the worker got the batch that it has under way.
         self.small_since_ns = 0
+
+    def end_bulk(self) -> None:
+        """The worker is done with its large matrix."""
+        bulk, self.bulk = self.bulk, None
+        if bulk is not None:
+            self.spare_fd = bulk.give_back()
+
+    def take(self) -> tuple[list[Job], list[Job]]:
+        """What the worker, which gets nothing more, has under way."""
+        small, self.small = self.small or [], None
+        bulk, self.bulk = self.bulk, None
+        if self.spare_fd >= 0:
+            os.close(self.spare_fd)
+            self.spare_fd = -1
+        if bulk is None:
+            return small, []
+        bulk.close()
+        return small, [bulk.job]
 
     def late(self, now_ns: int, small_ns: int, row_ns: int) -> bool:
         """Whether the worker has had something for longer than any honest one takes."""
@@ -362,7 +382,7 @@ class Servable:
     def close(self, *, kill: bool) -> None:
         for lane in self.lanes:
             lane.channel.close(kill=kill)
-            self._take_lane(lane)
+            lane.take()
         self.lanes.clear()
         self._drop_proof()
         self._scorers, self._scored_rows = (), 0
@@ -399,7 +419,7 @@ class Servable:
         """The worker is gone: its work goes back to the front of the queue, or is refused the second time."""
         if lane in self.lanes:
             self.lanes.remove(lane)
-        small, bulk = self._take_lane(lane)
+        small, bulk = lane.take()
         for queue, jobs in ((self._small, small), (self._bulk, bulk)):
             for job in reversed(jobs):
                 job.attempts += 1
@@ -417,16 +437,7 @@ class Servable:
             self._feed(other)
 
     def _take_back(self) -> list[Job]:
-        return [job for lane in self.lanes for jobs in self._take_lane(lane) for job in jobs]
-
-    @staticmethod
-    def _take_lane(lane: Lane) -> tuple[list[Job], list[Job]]:
-        small, lane.small = lane.small or [], None
-        bulk, lane.bulk = lane.bulk, None
-        if bulk is None:
-            return small, []
-        bulk.close()
-        return small, [bulk.job]
+        return [job for lane in self.lanes for jobs in lane.take() for job in jobs]
 
     def _feed(self, lane: Lane) -> None:
         """Give `lane` what waits."""
@@ -476,7 +487,8 @@ class Servable:
 
     def _send_bulk(self, lane: Lane, job: Job) -> None:
         try:
-            lane.bulk = bulk = MatrixTransfer(job, job.rows * self._reply_bytes, self._clock_ns())
+            fd, lane.spare_fd = lane.spare_fd, -1
+            lane.bulk = bulk = MatrixTransfer(job, job.rows * self._reply_bytes, self._clock_ns(), fd)
         except OSError as e:
             self._refuse_no_room(job, e)
             return
@@ -490,13 +502,13 @@ class Servable:
             if not bulk.move():
                 return False
         except OSError as e:
-            self._end_bulk(lane)
+            lane.end_bulk()
             self._refuse_no_room(bulk.job, e)
             self._feed(lane)
             return True
         now = bulk.since_ns = self._clock_ns()
         if self._expired(bulk.job, now):
-            self._end_bulk(lane)
+            lane.end_bulk()
             self._feed(lane)
             return True
         self._next_id += 1
@@ -512,12 +524,6 @@ class Servable:
     def _refuse_no_room(self, job: Job, error: OSError) -> None:
         """No descriptor, no memory: that is this request's trouble, not the daemon's."""
         job.refuse(retryable("BUSY", f"{self.contract.label}: no room for the matrix: {error.strerror}"))
-
-    @staticmethod
-    def _end_bulk(lane: Lane) -> None:
-        bulk, lane.bulk = lane.bulk, None
-        if bulk is not None:
-            bulk.close()
 
     def _finish_small(self, batch: list[Job], total: int, packet: bytes, ns: int) -> None:
         if len(packet) == ipc.HEAD.size + 8:  # one row, one value: the common case
@@ -536,7 +542,7 @@ class Servable:
         data = bulk.outputs()
         if rows != job.rows or len(data) != rows * self._reply_bytes:
             raise WorkerLost(f"{len(data)} bytes of outputs for {job.rows} rows")
-        self._end_bulk(lane)
+        lane.end_bulk()
         self._feed(lane)
         self._split([job], rows, memoryview(data), ns)
 
@@ -548,7 +554,7 @@ class Servable:
         refusal = wire_tensors.non_finite(value, row, column, self.contract)
         if refusal is None:
             raise WorkerLost(f"row {row}, column {column} is {value}, which isn't to be refused")
-        self._end_bulk(lane)
+        lane.end_bulk()
         self._feed(lane)
         job.refuse(refusal)
 
