@@ -10,10 +10,13 @@ import itertools
 import json
 import os
 import random
+import select
 import shutil
 import signal
 import socket
 import statistics
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -442,7 +445,7 @@ def test_connections_that_take_every_descriptor(
     ).start()
     front = psutil.Process(daemon.pid)
     worker = daemon.status()["workers"][0]["pid"]
-    limit = front.num_fds() + 40
+    limit = front.num_fds() + 100  # of which half are kept
     front.rlimit(psutil.RLIMIT_NOFILE, (limit, limit))
     waits_s = []
     with Client(tcp, timeout_s=20, try_timeout_s=0.5, retries=40) as remote, Stream(daemon, rows) as stream:
@@ -460,6 +463,61 @@ def test_connections_that_take_every_descriptor(
         assert remote.predict(rows[0]).version == "1.0.0"
     check(stream, trained, rows)
     assert statistics.median(waits_s) < 2
+    assert not daemon.exited
+
+
+#: Connects to a unix socket so often, as fast as it can, and holds what it gets; says when, and ends with its stdin.
+_HOLD = """
+import resource, socket, sys
+hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+held = []
+for _ in range(int(sys.argv[2])):
+    held.append(socket.socket(socket.AF_UNIX))
+    held[-1].settimeout(5)
+    try:
+        held[-1].connect(sys.argv[1])
+        held[-1].send(bytes.fromhex(sys.argv[3]))
+    except OSError:
+        held.pop().close()
+print(flush=True)
+sys.stdin.read()
+"""
+
+
+@contextmanager
+def holding(path: str, connections: int, greeting: bytes) -> Iterator[subprocess.Popen[bytes]]:
+    """That many connections at once, from another process."""
+    command = [sys.executable, "-c", _HOLD, path, str(connections), greeting.hex()]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        try:
+            yield process
+        finally:
+            process.communicate()
+
+
+@pytest.mark.parametrize("greeting", [b"", _READY], ids=["silent", "connected"])
+def test_ten_thousand_local_connections_at_once(
+    template: Path,
+    make_daemon: Callable[..., Daemon],
+    trained: dict[str, Trained],
+    rows: np.ndarray,
+    tmp_path: Path,
+    greeting: bytes,
+) -> None:
+    """With 1,024 descriptors, where libzmq aborts if the last one goes: the endpoint closes and comes back in time."""
+    root = shutil.copytree(template, tmp_path / "models", symlinks=True)
+    daemon = make_daemon(root).start()
+    psutil.Process(daemon.pid).rlimit(psutil.RLIMIT_NOFILE, (1024, 1024))
+    with daemon.client(timeout_s=30, try_timeout_s=0.5, retries=60) as client:
+        with holding(str(daemon.run / "data/predict.sock"), 10_000, greeting) as crowd:
+            assert crowd.stdout is not None
+            while not select.select([crowd.stdout], [], [], 0)[0]:
+                assert client.predict(rows[0]).version == "1.0.0"
+        wait_until(lambda: not daemon.status()["degraded"])
+        expected = trained["1.0.0"].booster.predict(rows[:1], num_threads=1)
+        assert client.predict(rows[0]).values.tobytes() == expected.tobytes()
+    assert daemon.logged("no_descriptors")
     assert not daemon.exited
 
 

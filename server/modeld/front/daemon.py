@@ -30,6 +30,7 @@ from modeld.front.descriptors import Descriptors
 from modeld.front.guard import Guard
 from modeld.front.lane import Lane, WorkerLost
 from modeld.front.loop import Loop
+from modeld.front.monitor import Monitor
 from modeld.front.notify import Notifier
 from modeld.front.proofs import RunningProof
 from modeld.front.servable import Servable
@@ -117,13 +118,14 @@ class Daemon:
         data = sockets.router(context, config.limits.max_message_bytes)
         admin = sockets.router(context, min(config.limits.max_message_bytes, 1 << 20))
         self._events = sockets.publisher(context)
-        bound: list[tuple[str, int, int]] = []
+        socks: sockets.Sockets = {"data": data, "admin": admin, "events": self._events}
+        bound: list[sockets.Made] = []
+        self._monitors: list[Monitor] = []
         try:
-            self.guard.start(context, self.loop, [data, admin, self._events])
-            listening = sockets.bind_all(
-                config, {"data": data, "admin": admin, "events": self._events}, self.guard, bound
-            )
-            self.descriptors = Descriptors(listening)
+            handlers = self.guard.start(context, self.loop)
+            handlers[zmq.EVENT_ACCEPTED] = lambda fd, endpoint: self.descriptors.accepted(fd, endpoint)
+            self._monitors += [Monitor(sock, self.loop, handlers) for sock in socks.values()]
+            self.descriptors = Descriptors(sockets.bind_all(config, socks, self.guard, bound))
             data_socket, admin_socket = ZSocket(data), ZSocket(admin)
             self.decoding = self.new_decoding()
             self.data = DataService(
@@ -150,7 +152,7 @@ class Daemon:
                 self.loop.call_in(self._notifier.watchdog_s, self._feed_watchdog)
             self.loop.run()
         finally:
-            self._shut_down(context, [data, admin, self._events], bound)
+            self._shut_down(context, [*socks.values()], bound)
             state_dir.close()
         if self._failure is not None:
             raise self._failure
@@ -175,7 +177,7 @@ class Daemon:
             self.loop.stop()
 
     def _shut_down(
-        self, context: zmq.Context[Any], socks: list[zmq.Socket[bytes]], bound: list[tuple[str, int, int]]
+        self, context: zmq.Context[Any], socks: list[zmq.Socket[bytes]], bound: list[sockets.Made]
     ) -> None:
         """From top to bottom: workers first, so that none outlives the zygote; replies last, so that they get out."""
         for served in self.models.values():
@@ -185,8 +187,8 @@ class Daemon:
         self.source.close()
         if hasattr(self, "spawner"):
             self.spawner.close()
-        if hasattr(self, "descriptors"):
-            self.descriptors.close()
+        for monitor in self._monitors:
+            monitor.close()
         self.guard.close()
         for sock in socks:
             sock.close()

@@ -1,87 +1,89 @@
-"""Descriptors kept back for workers: no number of connections may keep a dead worker from being replaced.
+"""Descriptors for ourselves: no number of connections may take the last ones.
 
-libzmq accepts until the process has no descriptor left, and takes each that becomes free. So some are held by
-placeholders. When the others are gone, the TCP endpoints are unbound and the placeholders let go: workers, matrices and
-files have room. libzmq closes an endpoint's connections with it; clients connect again by themselves, which is what
-they wait for anyway while nobody gets in. The endpoints come back as soon as there is room for the placeholders. Unix
-sockets stay bound: who may connect to them is a matter of their directory's permissions.
+libzmq accepts until the process has no descriptor left. Then there is none for a worker, a matrix or a file; and where
+the connection that meets the end came over a unix socket, libzmq 4.3.5 aborts ("Too many open files",
+ipc_listener.cpp). So some are kept: a connection that gets a descriptor beyond a threshold closes the endpoint that it
+came by, with all of its connections. Clients connect again by themselves, which is what they wait for anyway while
+nobody gets in; the endpoint comes back as soon as half of the descriptors up to the threshold are free. TCP has a lower
+threshold than unix sockets have: strangers don't cost local clients their connections.
+
+The kernel gives out the lowest descriptor that is free, so its number tells, for nothing, how many are taken. What is
+kept also has to last for what libzmq accepts until the loop has its next turn.
 """
 
 from __future__ import annotations
 
-import errno
 import os
+import resource
 from collections.abc import Sequence
 
-import zmq
-
 from modeld import log
+from modeld.errors import ModeldError
 from modeld.front.sockets import Listening
 
-#: Descriptors held back, and how many more have to be free before connections are accepted again.
-RESERVE, MARGIN = 32, 32
+#: What is kept: this share of the descriptors, or this many where that is more and not more than half of them.
+_SHARE, _LEAST = 8, 512
 
 
 class Descriptors:
-    """The placeholders of one process, and the endpoints that give way. Owned by the loop."""
+    """The endpoints of one process that give way. Owned by the loop."""
 
     def __init__(self, listening: Sequence[Listening]) -> None:
-        """`listening` has what is bound to TCP, of every socket: whoever floods one would starve the others."""
-        self._listening = list(listening)
+        """`listening` has endpoints of every socket: whoever floods one would starve the others."""
+        self._listening = {one.endpoint: one for one in listening}
         self._unbound: list[Listening] = []
-        self._held = _take(RESERVE)
+        self._ours = _lowest() or 0
 
     @property
-    def short(self) -> bool:
-        """Whether new connections have to wait."""
-        return bool(self._unbound)
+    def short(self) -> list[str]:
+        """Endpoints where new connections have to wait."""
+        return [one.endpoint for one in self._unbound]
+
+    def accepted(self, fd: int, endpoint: str) -> None:
+        """A connection came by `endpoint` and got the descriptor `fd`."""
+        came_by = self._listening.get(endpoint)
+        if came_by is None or fd < self._threshold(came_by):
+            return
+        # Whoever floods one TCP endpoint may as well flood the next.
+        closing = [
+            one
+            for one in self._listening.values()
+            if one not in self._unbound and (one is came_by or (one.is_tcp and came_by.is_tcp))
+        ]
+        if not closing:
+            return
+        self._unbound += closing
+        log.get().error(log.NO_DESCRIPTORS, unbound=[one.endpoint for one in closing])
+        for one in closing:
+            one.sock.unbind(one.endpoint)
 
     def tick(self) -> None:
-        """Look whether there is room, and act."""
-        if self._unbound:
-            self._try_to_bind()
-        elif self._listening and not _take(1, keep=False):
-            log.get().error(log.NO_DESCRIPTORS, unbound=[endpoint for _, endpoint in self._listening])
-            for sock, endpoint in self._listening:
-                sock.unbind(endpoint)
-            self._unbound = list(self._listening)
-            self.close()
-
-    def close(self) -> None:
-        """Let the placeholders go."""
-        while self._held:
-            os.close(self._held.pop())
-
-    def _try_to_bind(self) -> None:
-        taken = _take(RESERVE + MARGIN)
-        if not taken:
-            return
-        self._held, spare = taken[:RESERVE], taken[RESERVE:]
-        for fd in spare:
-            os.close(fd)
-        for sock, endpoint in list(self._unbound):
+        """Bind again what there is room for."""
+        bound = []
+        for one in list(self._unbound):
+            lowest = _lowest()
+            if lowest is None or 2 * (lowest - self._ours) > self._threshold(one) - self._ours:
+                break
             try:
-                sock.bind(endpoint)
-            except zmq.ZMQError:
-                # The old listener isn't closed yet, or somebody has taken the port: the next tick tries again.
-                self.close()
-                return
-            self._unbound.remove((sock, endpoint))
-        log.get().info(log.DESCRIPTORS_BACK, bound=[endpoint for _, endpoint in self._listening])
+                one.bind_again()
+            except ModeldError:
+                continue  # not closed yet, or somebody has taken the port or the path: the next tick tries again
+            self._unbound.remove(one)
+            bound.append(one.endpoint)
+        if bound:
+            log.get().info(log.DESCRIPTORS_BACK, bound=bound)
+
+    def _threshold(self, one: Listening) -> int:
+        there_are = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - self._ours
+        for_all = there_are - max(there_are // _SHARE, min(_LEAST, there_are // 2))
+        return self._ours + (for_all * 7 // 8 if one.is_tcp else for_all)
 
 
-def _take(count: int, *, keep: bool = True) -> list[int]:
-    """So many descriptors, or none where there aren't as many; without `keep` they are closed again."""
-    taken: list[int] = []
+def _lowest() -> int | None:
+    """The lowest descriptor that is free; None where none is."""
     try:
-        while len(taken) < count:
-            taken.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
-    except OSError as e:
-        if e.errno not in (errno.EMFILE, errno.ENFILE):
-            raise
-        while taken:
-            os.close(taken.pop())
-    if not keep:
-        for fd in taken:
-            os.close(fd)
-    return taken
+        fd = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    os.close(fd)
+    return fd

@@ -16,7 +16,6 @@ from typing import Any
 
 import zmq
 from zmq.utils import z85
-from zmq.utils.monitor import parse_monitor_message
 
 from modeld import log
 from modeld.config import Config
@@ -24,6 +23,7 @@ from modeld.errors import RequestError
 from modeld.front.access import NEEDED, ROLES, Caller, read_allow_list
 from modeld.front.exposure import find_problems
 from modeld.front.loop import Loop
+from modeld.front.monitor import Handler, serve
 from modeld.keys import KeyPair, read_secret
 from modelreg.errors import ConfigError
 
@@ -33,9 +33,7 @@ _LOCAL_PEER = re.compile(r"[^:]*:(?P<uid>\d+):\d+:\d+")
 LOGGED, INTERVAL_S = 5, 10.0
 #: Addresses that are told apart while counting.
 _MAX_ADDRESSES = 1000
-#: Messages of such a socket that are handled in one go.
-_TURN = 64
-_FAILED = zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+_FAILED = (zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL, zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL)
 
 
 class Refusals:
@@ -80,7 +78,6 @@ class Guard:
         #: Why the list that is in force isn't the one in the file.
         self.stale: str | None = None
         self._zap: zmq.Socket[bytes] | None = None
-        self._monitored: list[tuple[zmq.Socket[bytes], zmq.Socket[bytes]]] = []
 
     @classmethod
     def open(cls, config: Config) -> Guard:
@@ -121,28 +118,24 @@ class Guard:
         # Without this, a handler that isn't there would mean that every key is let in.
         sock.set(zmq.ZAP_ENFORCE_DOMAIN, 1)
 
-    def start(self, context: zmq.Context[Any], loop: Loop, sockets: list[zmq.Socket[bytes]]) -> None:
-        """Answer libzmq's questions and count handshakes that fail at `sockets`. Call before they are bound."""
+    def start(self, context: zmq.Context[Any], loop: Loop) -> dict[int, Handler]:
+        """Answer libzmq's questions. Call before anything is bound.
+
+        Returns:
+            What counts handshakes that fail, for the monitors of all sockets.
+        """
         self.denied = Refusals(log.HANDSHAKE_DENIED, loop.call_in)
         self.failed = Refusals(log.HANDSHAKE_FAILED, loop.call_in)
         self.unauthorized = Refusals(log.UNAUTHORIZED, loop.call_in)
         if self._pair is None:
-            return
+            return {}
         self._zap = context.socket(zmq.REP)
         self._zap.set(zmq.LINGER, 0)
         self._zap.bind("inproc://zeromq.zap.01")
-        _serve(loop, self._zap, self._answer)
-        for sock in sockets:
-            monitor = sock.get_monitor_socket(_FAILED)
-            # libzmq's I/O thread waits where this queue is full: so it never is.
-            monitor.set(zmq.RCVHWM, 0)
-            self._monitored.append((sock, monitor))
-            _serve(loop, monitor, self._handshake_failed)
+        serve(loop, self._zap, self._answer)
+        return {event: self._handshake_failed(str(event.name)) for event in _FAILED}
 
     def close(self) -> None:
-        for sock, monitor in self._monitored:
-            sock.disable_monitor()
-            monitor.close(linger=0)
         if self._zap is not None:
             self._zap.close()
 
@@ -198,26 +191,9 @@ class Guard:
                 self.denied.add(frames[3].decode(errors="replace"), key=key.decode())
         sock.send_multipart([b"1.0", request_id, status, text, user, b""], zmq.NOBLOCK)
 
-    def _handshake_failed(self, sock: zmq.Socket[bytes]) -> None:
-        """A peer that left before its handshake was over, spoke no CURVE, or another server's."""
-        event = parse_monitor_message(sock.recv_multipart(zmq.NOBLOCK))
-        self.failed.add(event["endpoint"].decode(errors="replace"), why=zmq.Event(event["event"]).name)
-
-
-def _serve(loop: Loop, sock: zmq.Socket[bytes], handle: Callable[[zmq.Socket[bytes]], None]) -> None:
-    """Handle each message of a socket that nobody else touches: its descriptor can be trusted once it has none left."""
-    fd = sock.get(zmq.FD)
-    assert isinstance(fd, int)
-
-    def drain() -> None:
-        for _ in range(_TURN):
-            if not int(sock.get(zmq.EVENTS)) & zmq.POLLIN:
-                return
-            handle(sock)
-        loop.call_in(0, drain)  # the requests of those who are in already come first
-
-    loop.add_reader(fd, drain)
-    drain()
+    def _handshake_failed(self, why: str) -> Handler:
+        """For a peer that left before its handshake was over, spoke no CURVE, or another server's."""
+        return lambda _, endpoint: self.failed.add(endpoint, why=why)
 
 
 def _property(frame: zmq.Frame, name: str) -> str:

@@ -11,6 +11,8 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from modeld.work import ipc
+
 if TYPE_CHECKING:
     from modeld.front.job import Job
 
@@ -23,17 +25,20 @@ _NOT_SENT = -1
 class Transfer:
     """Frames on their way into a memfd, one behind the other. Owned by the loop."""
 
-    __slots__ = ("_frames", "_frames_at", "_to", "fd")
+    __slots__ = ("_frames", "_frames_at", "_to", "fd", "size")
 
-    def __init__(self, frames: Sequence[bytes | memoryview], room_bytes: int = 0) -> None:
-        """`room_bytes`: to be left behind them. Raises OSError where there is no descriptor or no memory for it, as
-        `move` does."""
+    def __init__(self, frames: Sequence[bytes | memoryview], room_bytes: int = 0, fd: int = -1) -> None:
+        """`room_bytes`: to be left behind them. `fd`: a memfd to take, -1 for a new one.
+
+        Raises OSError where there is no descriptor or no memory for it, as `move` does.
+        """
         self._frames = [memoryview(frame) for frame in frames]
         self._frames_at = 0
         self._to = 0
-        self.fd = os.memfd_create("modeld-matrix", os.MFD_CLOEXEC)
+        self.fd = fd if fd >= 0 else os.memfd_create("modeld-matrix", os.MFD_CLOEXEC)
         try:
-            os.ftruncate(self.fd, sum(map(len, frames)) + room_bytes)
+            self.size = max(sum(map(len, frames)) + room_bytes, os.fstat(self.fd).st_size)
+            os.ftruncate(self.fd, self.size)
         except OSError:
             self.close()
             raise
@@ -64,8 +69,8 @@ class MatrixTransfer(Transfer):
 
     __slots__ = ("_outputs_bytes", "id", "job", "since_ns")
 
-    def __init__(self, job: Job, outputs_bytes: int, now_ns: int) -> None:
-        super().__init__([job.data], outputs_bytes)
+    def __init__(self, job: Job, outputs_bytes: int, now_ns: int, fd: int = -1) -> None:
+        super().__init__([job.data], outputs_bytes, fd)
         self.job = job
         self.id = _NOT_SENT
         self.since_ns = now_ns
@@ -74,3 +79,10 @@ class MatrixTransfer(Transfer):
     def outputs(self) -> bytes:
         """A copy of our own: what the worker writes into the memfd from now on doesn't matter."""
         return os.pread(self.fd, self._outputs_bytes, len(self.job.data))
+
+    def give_back(self) -> int:
+        """The memfd, for the next matrix of the same worker; -1 where it is too large to be kept."""
+        if self.size > ipc.KEPT_BYTES:
+            self.close()
+        fd, self.fd = self.fd, -1
+        return fd

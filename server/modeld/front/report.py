@@ -17,9 +17,9 @@ def status(daemon: Daemon) -> dict[str, Any]:
     degraded = [f"source: {daemon.source.error}"] if daemon.source.error else []
     if daemon.source.watching in ("restarting", "not answering"):
         degraded.append(f"watcher: {daemon.source.watching}")
-    if daemon.descriptors.short:
+    if short := daemon.descriptors.short:
         degraded.append(
-            "descriptors: all are taken by connections; no new ones are accepted over TCP for now"
+            f"descriptors: connections took too many; none are accepted for now at {', '.join(short)}"
         )
     if daemon.guard.stale:
         degraded.append(f"allow_list: {daemon.guard.stale}")

@@ -228,7 +228,7 @@ class Servable:
     def close(self, *, kill: bool) -> None:
         for lane in self.lanes:
             lane.channel.close(kill=kill)
-            self._take_lane(lane)
+            lane.take()
         self.lanes.clear()
         self._plans.close()
         self.live.clear()
@@ -261,7 +261,7 @@ class Servable:
         """The worker is gone: its work goes back to the front of the queue, or is refused the second time."""
         if lane in self.lanes:
             self.lanes.remove(lane)
-        small, bulk = self._take_lane(lane)
+        small, bulk = lane.take()
         waiting = self._waiting
         for queue, jobs in ((waiting.small, small), (waiting.bulk, bulk)):
             for job in reversed(jobs):
@@ -279,16 +279,7 @@ class Servable:
             self._feed(other)
 
     def _take_back(self) -> list[Job]:
-        return [job for lane in self.lanes for jobs in self._take_lane(lane) for job in jobs]
-
-    @staticmethod
-    def _take_lane(lane: Lane) -> tuple[list[Job], list[Job]]:
-        small, lane.small = lane.small or [], None
-        bulk, lane.bulk = lane.bulk, None
-        if bulk is None:
-            return small, []
-        bulk.close()
-        return small, [bulk.job]
+        return [job for lane in self.lanes for jobs in lane.take() for job in jobs]
 
     def _feed(self, lane: Lane) -> None:
         """Give `lane` what waits."""
@@ -337,7 +328,8 @@ class Servable:
 
     def _send_bulk(self, lane: Lane, job: Job) -> None:
         try:
-            lane.bulk = bulk = MatrixTransfer(job, job.rows * self._reply_bytes, self._clock_ns())
+            fd, lane.spare_fd = lane.spare_fd, -1
+            lane.bulk = bulk = MatrixTransfer(job, job.rows * self._reply_bytes, self._clock_ns(), fd)
         except OSError as e:
             self._refuse_no_room(job, e)
             return
@@ -351,13 +343,13 @@ class Servable:
             if not bulk.move():
                 return False
         except OSError as e:
-            self._end_bulk(lane)
+            lane.end_bulk()
             self._refuse_no_room(bulk.job, e)
             self._feed(lane)
             return True
         now = bulk.since_ns = self._clock_ns()
         if self._expired(bulk.job, now):
-            self._end_bulk(lane)
+            lane.end_bulk()
             self._feed(lane)
             return True
         self._next_id += 1
@@ -374,12 +366,6 @@ class Servable:
         """No descriptor, no memory: that is this request's trouble, not the daemon's."""
         job.refuse(retryable("BUSY", f"{self.contract.label}: no room for the matrix: {error.strerror}"))
 
-    @staticmethod
-    def _end_bulk(lane: Lane) -> None:
-        bulk, lane.bulk = lane.bulk, None
-        if bulk is not None:
-            bulk.close()
-
     def _finish_small(self, batch: list[Job], total: int, packet: bytes, ns: int) -> None:
         if len(packet) == ipc.HEAD.size + 8:  # one row, one value: the common case
             if not self._outputs.one(batch[0], [packet[ipc.HEAD.size :]], ns):
@@ -393,7 +379,7 @@ class Servable:
         data = bulk.outputs()
         if rows != job.rows or len(data) != rows * self._reply_bytes:
             raise WorkerLost(f"{len(data)} bytes of outputs for {job.rows} rows")
-        self._end_bulk(lane)
+        lane.end_bulk()
         self._feed(lane)
         for bad in self._outputs.split([job], rows, memoryview(data), ns):
             self._refuse_non_finite(bad)
@@ -406,7 +392,7 @@ class Servable:
         refusal = wire_tensors.non_finite(value, row, column, self.contract)
         if refusal is None:
             raise WorkerLost(f"row {row}, column {column} is {value}, which isn't to be refused")
-        self._end_bulk(lane)
+        lane.end_bulk()
         self._feed(lane)
         job.refuse(refusal)
 

@@ -7,6 +7,9 @@ import errno
 import os
 import socket
 import stat
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -28,8 +31,24 @@ HANDSHAKE_MS = 2000
 HEARTBEAT_MS, HEARTBEAT_TIMEOUT_MS = 5000, 15000
 #: Replies still on their way at shutdown get this long. Milliseconds.
 LINGER_MS = 500
-#: A socket and one of the endpoints that it is bound to.
-Listening = tuple[zmq.Socket[bytes], str]
+#: A daemon's sockets, by the names of their endpoints in the configuration.
+Sockets = dict[Literal["data", "admin", "events"], zmq.Socket[bytes]]
+#: An ipc file that `bind` made: path, device, inode.
+Made = tuple[str, int, int]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Listening:
+    """One endpoint, as ZeroMQ names it, that a socket is bound to."""
+
+    sock: zmq.Socket[bytes]
+    endpoint: str
+    #: Binds it once more, after it was unbound. Raises as `bind`: EndpointInUse also where libzmq hasn't closed it yet.
+    bind_again: Callable[[], None]
+
+    @property
+    def is_tcp(self) -> bool:
+        return not self.endpoint.startswith("ipc://")
 
 
 def router(context: zmq.Context[Any], max_message_bytes: int) -> zmq.Socket[bytes]:
@@ -68,14 +87,14 @@ def publisher(context: zmq.Context[Any]) -> zmq.Socket[bytes]:
 
 def bind_all(
     config: Config,
-    socks: dict[Literal["data", "admin", "events"], zmq.Socket[bytes]],
+    socks: Sockets,
     guard: Guard,
-    bound: list[tuple[str, int, int]],
+    bound: list[Made],
 ) -> list[Listening]:
     """Bind every configured endpoint; ipc files are appended to `bound` as they are made. Raises as `bind`.
 
     Returns:
-        What isn't ipc, each socket with an endpoint as ZeroMQ names it.
+        What may be unbound and bound again: everything, but for ipc beside CURVE (see below).
     """
     listening: list[Listening] = []
     groups = {
@@ -93,17 +112,27 @@ def bind_all(
         for endpoint in sorted(endpoints[name], key=lambda one: not one.startswith("ipc://")):
             if not endpoint.startswith("ipc://"):
                 guard.protect(sock)
-            made = bind(sock, endpoint, runtime_dir=config.runtime_dir, gid=group_id(groups[name]))
-            if made is not None:
-                bound.append(made)
+            make = partial(bind, sock, endpoint, runtime_dir=config.runtime_dir, gid=group_id(groups[name]))
+            made = make()
+            named = str(sock.get_string(zmq.LAST_ENDPOINT)).rstrip("\0")
+            if made is None:
+                # By that name: it has the port where the configuration left it open.
+                make = partial(bind, sock, named)
             else:
-                listening.append((sock, str(sock.get_string(zmq.LAST_ENDPOINT)).rstrip("\0")))
+                bound.append(made)
+            if made is None or not guard.curve:
+                listening.append(Listening(sock, named, partial(_again, make, bound)))
     return listening
+
+
+def _again(make: Callable[[], Made | None], bound: list[Made]) -> None:
+    if (made := make()) is not None:
+        bound[:] = [one for one in bound if one[0] != made[0]] + [made]
 
 
 def bind(
     sock: zmq.Socket[bytes], endpoint: str, *, runtime_dir: str | None = None, gid: int | None = None
-) -> tuple[str, int, int] | None:
+) -> Made | None:
     """Bind, replacing an ipc file that nobody listens on; returns the ipc file that was made, for `remove_files`.
 
     A socket file is for its owner and group (0660), and so is a directory that is made for it or is below
@@ -176,7 +205,7 @@ def _prepare_path(path: Path, endpoint: str, runtime_dir: str | None, gid: int |
     raise EndpointInUse(f"{endpoint}: another daemon listens there; stop it or set another runtime_dir")
 
 
-def remove_files(bound: list[tuple[str, int, int]]) -> None:
+def remove_files(bound: list[Made]) -> None:
     """Take away the ipc files that `bind` made, but not another daemon's that has taken their place."""
     for path, device, inode in bound:
         with contextlib.suppress(OSError):

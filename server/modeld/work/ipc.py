@@ -40,6 +40,9 @@ HEADING, ROWS_READ, REFUSED = 22, 23, 24
 #: A payload up to this size travels in the packet; a larger matrix travels as a memfd. Bytes. The kernel's default
 #: socket buffer (208 KiB) holds two of them.
 INLINE_BYTES = 64 * 1024
+#: A memfd up to this size is kept by both sides for the worker's next matrix: memory that was written to before takes a
+#: fraction of the time to write to. Bytes, for each worker.
+KEPT_BYTES = 16 * 1024 * 1024
 #: A packet is never larger. Bytes.
 MAX_PACKET = INLINE_BYTES + HEAD.size
 

@@ -113,16 +113,22 @@ def _serve_without_end() -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (hard, hard))
 
 
-class _Bulk:
-    """One large matrix under way, slice by slice: the rows in a memfd, the outputs behind them."""
+class _Shared:
+    """A memfd of the front's, mapped. The front uses one again and again, and pages that are mapped cost nothing."""
 
-    def __init__(
-        self, fd: int, rows: int, columns: int, job: int, engine: Engine, *, nan_allowed: bool
-    ) -> None:
-        inputs = rows * columns * 8
-        self._map = mmap.mmap(fd, inputs + rows * engine.row_width * 8)
-        os.close(fd)
-        self._source, self._target = Buffer(self._map), Buffer(self._map, inputs)
+    def __init__(self, fd: int) -> None:
+        self.memory = mmap.mmap(fd, 0)
+        self._inode = os.fstat(fd).st_ino
+
+    def is_of(self, fd: int, size: int) -> bool:
+        return os.fstat(fd).st_ino == self._inode and size <= len(self.memory)
+
+
+class _Bulk:
+    """One large matrix under way, slice by slice: the rows in shared memory, the outputs behind them."""
+
+    def __init__(self, shared: _Shared, rows: int, columns: int, job: int, *, nan_allowed: bool) -> None:
+        self._source, self._target = Buffer(shared.memory), Buffer(shared.memory, rows * columns * 8)
         self._at = 0
         self._allowed = _not_infinite if nan_allowed else np.isfinite
         self.rows, self.columns, self.job, self.spent_ns = rows, columns, job, 0
@@ -164,12 +170,16 @@ def _serve(channel: socket.socket, engine: Engine, *, nan_allowed: bool) -> None
     row_bytes = engine.row_width * 8
     clock = time.perf_counter_ns
     bulk: _Bulk | None = None
+    shared: _Shared | None = None
     while True:
         if bulk is not None:
             # One slice between two packets: neither waits for more than one of the other.
             if bulk.step(engine):
                 channel.send(bulk.answer())
                 bulk = None
+                if shared is not None and len(shared.memory) > ipc.KEPT_BYTES:
+                    shared = None
+                prctl.set_slice(0)
                 continue
             os.sched_yield()  # before the next slice, whoever wants this core for a moment
             try:
@@ -182,9 +192,13 @@ def _serve(channel: socket.socket, engine: Engine, *, nan_allowed: bool) -> None
             return
         kind, rows, columns, _, job, _ = unpack(packet)
         if kind == ipc.PREDICT_MEMFD:
-            bulk = _Bulk(
-                struct.unpack("i", fds[0][2])[0], rows, columns, job, engine, nan_allowed=nan_allowed
-            )
+            fd = struct.unpack("i", fds[0][2])[0]
+            if shared is None or not shared.is_of(fd, rows * (columns + engine.row_width) * 8):
+                shared = _Shared(fd)
+            os.close(fd)
+            bulk = _Bulk(shared, rows, columns, job, nan_allowed=nan_allowed)
+            # Whoever wakes up goes first from now on: a client that got its one row, say.
+            prctl.set_slice(prctl.LONG_SLICE_NS)
             continue
         if kind == ipc.USE_PLANS:
             _use_plans(engine, struct.unpack("i", fds[0][2])[0])

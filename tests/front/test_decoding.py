@@ -1,0 +1,236 @@
+"""The front's side of the decoder: what it asks, and what it makes of answers that no honest decoder gives."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import struct
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import pytest
+
+from modeld.errors import RequestError
+from modeld.front.decoding import Decoding
+from modeld.wire.contract import Contract
+from modeld.work import ipc
+from modeld.work.decoder import SEALS
+
+NARROW = Contract("alpha", "1", ("a",), "one", (("predictions", 0),))
+WIDE = Contract("alpha", "2", ("a", "b"), "two", (("predictions", 0),))
+HEADING = ipc.head(ipc.HEADING) + msgspec.json.encode(ipc.Heading("predict", 1, None, None, None))
+
+
+class FakeWorker:
+    """A decoder's process that says what the test says."""
+
+    def __init__(self) -> None:
+        self.pid = 7
+        self.fds: list[int] = []
+        self.sent: list[tuple[int, bytes]] = []
+        self.killed = self.closed = False
+        self.on_packet: Callable[[bytes], None] = lambda _: None
+        self.on_end: Callable[[str], None] = lambda _: None
+
+    def send(self, packet: bytes, fd: int = -1) -> None:
+        data = os.pread(fd, 1 << 20, 0) if fd >= 0 else b""
+        if fd >= 0:
+            os.close(fd)
+        self.sent.append((packet[0], data))
+
+    def say(self, packet: bytes, rows: bytes | None = None, *, seals: int = SEALS) -> None:
+        if rows is not None:
+            fd = os.memfd_create("rows", os.MFD_ALLOW_SEALING)
+            os.write(fd, rows)
+            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
+            self.fds = [fd]
+        self.on_packet(packet)
+        while self.fds:
+            os.close(self.fds.pop())
+
+    def kill(self) -> None:
+        self.killed = True
+
+    def close(self, *, kill: bool = False) -> None:  # noqa: ARG002 (as the real one)
+        self.closed = True
+
+
+class FakeMessage:
+    """A message that wants the rows of `wanted`, one contract after the other."""
+
+    def __init__(self, *wanted: Contract) -> None:
+        self.frames = [b"x" * 100, b"y"]
+        self.wanted = list(wanted)
+        self.told: list[Any] = []
+
+    def _next(self) -> Contract | None:
+        return self.wanted.pop(0) if self.wanted else None
+
+    def read(self, heading: ipc.Heading) -> Contract | None:
+        self.told.append(heading.id)
+        return self._next()
+
+    def take(self, data: memoryview, rows: int) -> Contract | None:
+        self.told.append((bytes(data), rows))
+        return self._next()
+
+    def refuse(self, error: RequestError) -> None:
+        self.told.append(error.code)
+
+
+class Front:
+    """A Decoding whose processes, clock and loop are the test's."""
+
+    def __init__(self, **limits: int) -> None:
+        self.workers: list[FakeWorker] = []
+        self.now_ns = 0
+        self.incidents: list[str] = []
+        self.no_process = False
+        self.decoding = Decoding(
+            self._spawn, self._in_pieces, lambda: self.now_ns, self._incident,
+            **{"max_rows": 10, "queue_requests": 10, "queue_bytes": 1000, "memory_limit_mb": 512} | limits,
+        )  # type: ignore[arg-type]  # fmt: skip
+
+    def _spawn(self) -> Any:
+        if self.no_process:
+            raise OSError(11, "no process")
+        self.workers.append(FakeWorker())
+        return self.workers[-1]
+
+    def _in_pieces(self, step: Callable[[], bool]) -> None:
+        while not step():
+            pass
+
+    def _incident(self, what: str) -> str:
+        self.incidents.append(what)
+        return "i-1"
+
+    def submit(self, *wanted: Contract) -> FakeMessage:
+        message = FakeMessage(*wanted)
+        self.decoding.submit(message)
+        return message
+
+
+@pytest.fixture
+def front() -> Front:
+    return Front()
+
+
+def rows_read(rows: int) -> bytes:
+    return ipc.head(ipc.ROWS_READ, rows=rows)
+
+
+def test_a_message_is_read_and_its_rows_are_taken(front):
+    """Its frames go over, then the features that are wanted; the rows come back, and the next message has its turn."""
+    first, second = front.submit(NARROW), front.submit(NARROW)
+    assert front.decoding.pending == 2
+    (worker,) = front.workers
+    assert worker.sent == [(ipc.DECODE, b""), (ipc.READ, b"x" * 100 + b"y")]
+    worker.say(HEADING)
+    assert msgspec.json.decode(worker.sent[2][1], type=ipc.Columns).features == ["a"]
+    assert len(worker.sent) == 3
+    worker.say(rows_read(1), struct.pack("d", 0.5))
+    assert first.told == [1, (struct.pack("d", 0.5), 1)]
+    assert [kind for kind, _ in worker.sent[3:]] == [ipc.READ]
+    assert (second.told, front.decoding.pending) == ([], 1)
+
+
+def test_a_message_may_want_other_rows_by_the_time_they_are_there(front):
+    """A version with other features serves by now: the same message is asked for those."""
+    message = front.submit(NARROW, WIDE)
+    (worker,) = front.workers
+    worker.say(HEADING)
+    worker.say(rows_read(1), bytes(8))
+    worker.say(rows_read(1), bytes(16))
+    assert message.told == [1, (bytes(8), 1), (bytes(16), 1)]
+    assert not front.decoding.pending
+
+
+def test_an_error_of_the_clients_is_handed_on(front):
+    """With its code and its id."""
+    message = front.submit(NARROW)
+    said = ipc.Refused("SHAPE_MISMATCH", "row 7 has 3", {"row": 7}, "r")
+    front.workers[0].say(ipc.head(ipc.REFUSED) + msgspec.json.encode(said))
+    assert message.told == ["SHAPE_MISMATCH"]
+    assert not front.incidents
+
+
+@pytest.mark.parametrize(
+    ("packet", "rows", "seals"),
+    [
+        (b"x", None, SEALS),
+        (ipc.head(ipc.RESULT), None, SEALS),
+        (ipc.head(ipc.HEADING) + b"{", None, SEALS),
+        (HEADING, None, SEALS),
+        (rows_read(1), None, SEALS),
+        (rows_read(2), bytes(8), SEALS),
+        (rows_read(0), b"", SEALS),
+        (rows_read(1), bytes(8), SEALS & ~fcntl.F_SEAL_SHRINK),
+    ],
+    ids=["short", "kind", "json", "again", "no memory", "size", "nothing", "not sealed"],
+)
+def test_a_decoder_that_says_what_it_may_not_is_ended(front, packet, rows, seals):
+    """Nothing of it is believed; the message goes to another, and with the second it is refused."""
+    message = front.submit(NARROW, NARROW)
+    for worker_at in (0, 1):
+        worker = front.workers[worker_at]
+        worker.say(HEADING)
+        worker.say(packet, rows, seals=seals)
+        assert worker.killed
+        worker.on_end("killed")
+    assert message.told == [1, 1, "INTERNAL"]
+    assert len(front.incidents) == 3
+    assert not front.decoding.pending
+
+
+def test_nothing_that_nobody_asked_for_is_taken(front):
+    """A packet while there is no message."""
+    front.submit()
+    front.workers[0].say(HEADING)
+    front.workers[0].say(HEADING)
+    assert front.workers[0].killed
+
+
+def test_too_much_that_waits_is_refused_at_once():
+    """By number and by bytes; one message alone may have any size."""
+    front = Front(queue_requests=2)
+    front.submit(NARROW), front.submit(NARROW), front.submit(NARROW)
+    with pytest.raises(RequestError, match="2 large messages wait"):
+        front.submit(NARROW)
+    front = Front(queue_bytes=50)
+    front.submit(NARROW), front.submit(NARROW)
+    with pytest.raises(RequestError, match="1 large messages wait"):
+        front.submit(NARROW)
+
+
+def test_no_process_or_no_fork_is_busy(front):
+    """The system has none, or the zygote couldn't fork: the client is told to try again."""
+    front.no_process = True
+    assert front.submit(NARROW).told == ["BUSY"]
+    front.no_process = False
+    message = front.submit(NARROW)
+    front.workers[0].pid = 0
+    front.workers[0].on_end("couldn't be forked")
+    assert message.told == ["BUSY"]
+
+
+def test_a_stuck_decoder_is_ended_and_an_idle_one_let_go(front):
+    """One that has had a message for too long is killed; one that had none for a while goes with its memory."""
+    front.submit(NARROW)
+    front.now_ns = 14_000_000_000
+    front.decoding.tick()
+    assert not front.workers[0].killed
+    front.now_ns = 16_000_000_000
+    front.decoding.tick()
+    assert front.workers[0].killed
+    front.workers[0].on_end("killed")
+    second = front.workers[1]
+    second.say(ipc.head(ipc.REFUSED) + msgspec.json.encode(ipc.Refused("MALFORMED", "", {}, None)))
+    front.decoding.tick()
+    assert not second.closed
+    front.now_ns += 61_000_000_000
+    front.decoding.tick()
+    assert second.closed
+    front.submit(NARROW)
+    assert len(front.workers) == 3
