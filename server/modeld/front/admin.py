@@ -144,7 +144,7 @@ class AdminService:
                 serving = slot.serving.contract.version if slot.serving is not None else None
                 return RequestError(
                     "REJECTED",
-                    f"{slot.model} {rejection.version} was rejected while {rejection.stage}: {rejection.reason}; "
+                    f"{slot.model} {rejection.version} was rejected {rejection.when}: {rejection.reason}; "
                     + (f"{serving} goes on serving" if serving else "nothing serves"),
                     model_name=slot.model,
                     version=rejection.version,

@@ -284,6 +284,8 @@ class Slot:
         self._remember(trial.pointer, trial.stage, trial.reason, of_promotion=trial.of_promotion)
         if self.serving is None and self._memory.is_of(trial.pointer.digest):
             self._rejections.forgive_promotions()  # whose features were compared with what can't be had
+        if self.serving is not None and not self.service.on_probation:
+            self._keep()  # a restart mustn't try it again
 
     def _remember(self, pointer: Pointer, stage: str, reason: str, *, of_promotion: bool = False) -> None:
         self._news = ("rejected", self._ports.clock_ns())
@@ -327,6 +329,7 @@ class Slot:
         served = self.service.former.take_warm(back.digest)
         if reason is not None:
             self._remember(failed, "probation", reason)
+            reason = f"probation: {reason}"
         else:
             # It has no worker and none can be made: that is the machine's trouble, so it is tried again later.
             reason = f"no worker of {failed.version} can be started"
