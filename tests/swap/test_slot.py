@@ -621,9 +621,7 @@ def test_errors_over_the_limit_in_probation_fall_back(ports):
     assert versions(slot) == ("1.1.0", "1.0.0")
     ports.advance(0)
     assert versions(slot) == ("1.0.0", None)
-    assert (
-        slot.last_rejection.reason == "2 of 3 requests failed, probation.max_error_rate is 0.01"
-    )
+    assert slot.last_rejection.reason == "2 of 3 requests failed, probation.max_error_rate is 0.01"
     assert ports.writes[0].expect == "1.1.0"
 
 

@@ -298,8 +298,7 @@ class Slot:
         assert wanted is not None
         trial = self._candidacy.take()
         took_ms = (self._ports.clock_ns() - trial.started_ns) / 1e6
-        if self.serving is not None:
-            self._news = ("swapped", self._ports.clock_ns())
+        self._tell_of_swap()
         self._ports.join(trial.served, trial.worker)
         self.compared = trial.live
         kind = "rollback" if self._rolling_back else "swap"
@@ -312,10 +311,15 @@ class Slot:
         if not self.warm:
             self._keep()  # nothing better is kept from before
 
+    def _tell_of_swap(self) -> None:
+        """A reload that asks later; whoever rolled back is told of it anyway."""
+        if self.serving is not None and not self._rolling_back:
+            self._news = ("swapped", self._ports.clock_ns())
+
     def _swap_to_warm(self) -> None:
         assert self.desired is not None
         served = self.service.former.take_warm(self.desired.digest)
-        self._news = ("swapped", self._ports.clock_ns())
+        self._tell_of_swap()
         back = self._rolling_back or (self.serving is not None and self.serving.digest in self._unfit)
         self._serve(served, self.desired, "rollback" if back else "swap")
         self.service.trim()
