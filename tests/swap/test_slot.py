@@ -737,6 +737,24 @@ def test_a_rollback_that_the_source_has_overtaken_is_dropped(slot, ports):
     assert (versions(slot), len(ports.writes), slot.degraded) == (("1.2.0", "1.0.0"), 1, {})
 
 
+def test_an_operator_goes_back_where_the_source_names_what_was_rejected(slot, ports):
+    """And can't be written: the warm version serves. What is promoted after that, be it the same again, is served."""
+    serve(slot, ports, ONE, TWO)
+    slot.observe(THREE)
+    ports.trials[-1].reject()
+    ports.writes[-1].done(WriteOutcome("store_unavailable", "read-only"))
+    assert slot.roll_back_here(None, "spread widened", "uid:7", mark_failed=True, why="read-only")
+    assert versions(slot) == ("1.0.0", None)
+    ports.advance(10)
+    assert (ports.writes[-1].expect, ports.writes[-1].to) == ("1.2.0", "1.0.0")
+    slot.observe(replace(ONE, revision=4))
+    ports.writes[-1].done(WriteOutcome(None, None, "1.2.0", "1.0.0"))
+    assert slot.degraded == {}
+    slot.observe(replace(TWO, revision=5))
+    ports.trials[-1].ready()
+    assert versions(slot) == ("1.1.0", "1.0.0")
+
+
 def test_an_operators_rollback_is_written_where_rejections_are_not(ports):
     """on_reject: hold is about what the daemon finds, not about what an operator says."""
     slot = make_slot(ports, rollback_on_reject=False)

@@ -175,7 +175,8 @@ class Slot:
             return False
         failed = self.serving.served.pointer
         rejection = self._rejections.roll_back(failed, reason, actor, mark_failed=mark_failed)
-        self._write_back.is_behind(rejection, why)
+        if self.desired is not None and self.desired.digest == failed.digest:
+            self._write_back.is_behind(rejection, why)
         served = self.service.former.take_warm(back.digest)
         self._serve(served, served.pointer, "rollback", reason=reason, actor=actor)
         self._keep()
