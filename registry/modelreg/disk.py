@@ -8,6 +8,7 @@ real thing.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import stat
@@ -77,7 +78,12 @@ class Disk:
         self, path: str | Path, *, max_bytes: int, dir_fd: int | None = None
     ) -> tuple[bytes, str]:
         """As ``read``, with the ``mark`` of the very file that was read."""
-        fd = self._os.open(path, _READ_FLAGS, dir_fd=dir_fd)
+        try:
+            fd = self._os.open(path, _READ_FLAGS, dir_fd=dir_fd)
+        except OSError as error:
+            if error.errno == errno.ENXIO:  # a socket's name
+                raise IntegrityError(f"{path}: not a regular file") from error
+            raise
         try:
             info = self._os.fstat(fd)
             if not stat.S_ISREG(info.st_mode):

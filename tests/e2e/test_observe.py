@@ -11,6 +11,7 @@ import subprocess
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import lightgbm
 import numpy as np
@@ -19,6 +20,7 @@ from rich.console import Console
 from tests.e2e.conftest import MODELD, Daemon
 from tests.support import wait_until
 
+from modeld.cli.observe import KINDS, describe
 from modeld.cli.top import Sample, picture
 from modeld.client.errors import Internal
 from modelreg import Registry
@@ -179,6 +181,22 @@ def test_top_is_drawn_until_it_is_told_to_end(daemon: Daemon, how: str) -> None:
         assert top.wait(10) == 0
     finally:
         os.close(ours)
+
+
+@pytest.mark.parametrize(
+    ("event", "told"),
+    [
+        ({"kind": "state", "from": "1.0.0", "to": "1.0.0"}, "state  alpha  generation 7"),
+        ({"kind": "hold", "held": True, "reason": "the open"}, "hold  alpha  generation 7  the open"),
+        ({"kind": "hold", "held": False}, "hold (released)  alpha  generation 7"),
+        ({"kind": "swap", "from": "1.0.0", "to": "1.1.0"}, "swap  alpha  1.0.0 → 1.1.0  generation 7"),
+    ],
+)
+def test_events_are_shown_by_the_names_that_the_command_takes(event: dict[str, Any], told: str) -> None:
+    """The first word of a line is one of `modeld events KIND`."""
+    line = describe({"at": "2026-01-01T00:00:00Z", "model_name": "alpha", "generation": 7, **event})
+    assert line.endswith(told)
+    assert told.split()[0] in KINDS
 
 
 def test_an_unknown_kind_of_event_is_named(daemon: Daemon) -> None:

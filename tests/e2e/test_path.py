@@ -97,3 +97,22 @@ def test_a_kubernetes_volume_is_followed(
     first = daemon.model()["digest"]
     point(tmp_path / "..data", "..1")
     wait_until(lambda: daemon.model()["digest"] != first, 10)
+
+
+def test_an_operator_goes_back_where_nothing_can_be_pointed_back(
+    make_daemon: Callable[..., Daemon], tmp_path: Path, trained: dict[str, Trained], rows: np.ndarray
+) -> None:
+    """A plain file says what it says: the warm version serves, degraded with the reason, until there is new content."""
+    path = tmp_path / "alpha.txt"
+    path.write_bytes(trained["1.0.0"].path.read_bytes())
+    daemon = make_daemon(path, source={"kind": "path"}).start()
+    first = daemon.model()["version"]
+    path.write_bytes(trained["1.1.0"].path.read_bytes())
+    wait_until(lambda: daemon.model()["version"] != first, 10)
+    with daemon.client() as client, daemon.operator() as operator:
+        reply = operator.rollback("alpha", reason="spread widened")
+        assert (reply["to"], reply["written"]) == (first, False)
+        assert client.predict(rows[0]).version == first
+        wait_until(lambda: any("no symlink" in why for why in daemon.status()["degraded"]))
+        path.write_bytes(trained["1.2.0"].path.read_bytes())
+        wait_until(lambda: daemon.model()["version"] != first and not daemon.status()["degraded"], 10)

@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from tests.fakes import pointer
 
 from modeld.errors import RequestError
+from modeld.front.crew import BATCH_ROWS, SMALL_ROWS
 from modeld.front.job import Job
 from modeld.front.lane import Lane, WorkerLost
 from modeld.front.matrix import PIECE_BYTES
-from modeld.front.servable import BATCH_ROWS, SMALL_ROWS, Servable
+from modeld.front.servable import Servable
 from modeld.swap.policy import State
 from modeld.swap.slot import Binding
 from modeld.wire.contract import Contract

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import socket
 import subprocess
 import sys
 
@@ -42,6 +44,11 @@ def test_foreign_entries_are_refused(directory, tmp_path):
         read_sealed(directory)
     model.unlink()
     os.mkfifo(model)
+    with pytest.raises(IntegrityError, match=r"model\.txt: not a regular file"):
+        read_sealed(directory)
+    model.unlink()
+    with socket.socket(socket.AF_UNIX) as named, contextlib.chdir(directory):  # a socket's name is short
+        named.bind(model.name)
     with pytest.raises(IntegrityError, match=r"model\.txt: not a regular file"):
         read_sealed(directory)
     model.unlink()

@@ -114,6 +114,10 @@ def never_writes_back(view: View) -> Act | None:
     return None if act is Act.WRITE_ROLLBACK else act
 
 
+def ignores_holds(view: View) -> Act | None:
+    return next_action(replace(view, held=False))
+
+
 def never_revives(view: View) -> Act | None:
     return next_action(replace(view, serving=view.serving and replace(view.serving, short=False)))
 
@@ -141,7 +145,14 @@ def test_a_watcher_that_trusts_events_is_caught(watcher):
 
 @pytest.mark.parametrize(
     "policy",
-    [forgets_rejections, finishes_superseded_trials, forgives_in_probation, never_writes_back, never_revives],
+    [
+        forgets_rejections,
+        finishes_superseded_trials,
+        forgives_in_probation,
+        never_writes_back,
+        never_revives,
+        ignores_holds,
+    ],
 )
 def test_a_wrong_policy_is_caught(policy, monkeypatch):
     """One decision left out is enough."""

@@ -69,6 +69,8 @@ class World:
         #: When the version that serves was condemned; 0 while it isn't.
         self.condemned_ns = 0
         self.labels: dict[int, str] = {}
+        #: What served when the hold in force was first seen, or since.
+        self.frozen: str | None = None
         self.disk.promote(self.make("good").name)
         self.front = self.start()
 
@@ -86,6 +88,7 @@ class World:
     def start(self) -> Front:
         """A new life: what was asked of the one before went down with it, and is asked again by who cares."""
         self.generation, self.served_once, self.labels, self.condemned_ns = 0, False, {}, 0
+        self.frozen = None
         self.waiting.clear()
         self.answers_due = 0
         front = self.front_class(
@@ -238,6 +241,7 @@ class World:
             )
             assert slot.generation == serving.generation >= self.generation, "the generation went backwards"
             self.generation = slot.generation
+        self.check_hold(slot)
         for one in warm:
             assert one.served is not serving.served
             assert one.served.state in (State.DRAINING, State.WARM)
@@ -253,6 +257,15 @@ class World:
         assert not overdue, f"{serving.contract.version} goes on serving: {slot.service.condemned}"
         if slot.trial is not None:
             assert slot.trial.pointer.digest not in slot.rejected, "a rejected version is tried again"
+
+    def check_hold(self, slot: Any) -> None:
+        """Under a hold the only way is back: by an operator's rollback, or in probation."""
+        now = slot.serving.contract.version if slot.serving is not None else None
+        if not slot.held or self.frozen is None:
+            self.frozen = now if slot.held else None
+        elif now != self.frozen:
+            assert now in self.disk.past, f"{now} is let in under a hold"
+            self.frozen = now
 
     def come_to_rest(self) -> None:
         """All faults end: then what production names must serve, whatever went before; and so must the next version."""

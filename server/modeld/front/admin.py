@@ -144,7 +144,7 @@ class AdminService:
                 serving = slot.serving.contract.version if slot.serving is not None else None
                 return RequestError(
                     "REJECTED",
-                    f"{slot.model} {rejection.version} was rejected while {rejection.stage}: {rejection.reason}; "
+                    f"{slot.model} {rejection.version} was rejected {rejection.when}: {rejection.reason}; "
                     + (f"{serving} goes on serving" if serving else "nothing serves"),
                     model_name=slot.model,
                     version=rejection.version,
@@ -245,14 +245,13 @@ class AdminService:
         slot: Slot, request: AdminRequest, actor: str, why: str
     ) -> dict[str, Any] | RequestError:
         """The warm version serves at once; the source is told when it can be."""
-        old = slot.serving
+        old, wanted = slot.serving, slot.desired
         assert old is not None
-        if (
-            slot.desired is None
-            or slot.desired.digest != old.digest
-            or not slot.roll_back_here(
-                request.to, request.reason, actor, mark_failed=request.mark_failed, why=why
-            )
+        if wanted is None or (wanted.digest != old.digest and wanted.digest not in slot.rejected):
+            waits = f"{wanted.version} is to be served" if wanted is not None else "it names no version"
+            return RequestError("SOURCE_UNAVAILABLE", f"not rolled back: {why}; and by its last word {waits}")
+        if not slot.roll_back_here(
+            request.to, request.reason, actor, mark_failed=request.mark_failed, why=why
         ):
             named = f"{request.to} isn't" if request.to else "nothing is"
             return RequestError("SOURCE_UNAVAILABLE", f"not rolled back: {why}; and {named} warm here")

@@ -472,4 +472,4 @@ def _why_not(slot: Slot) -> str:
     rejection = slot.last_rejection
     if rejection is None:
         return slot.degraded.get("trial", "no version in the channel")
-    return f"{rejection.version} was rejected while {rejection.stage}: {rejection.reason}"
+    return f"{rejection.version} was rejected {rejection.when}: {rejection.reason}"

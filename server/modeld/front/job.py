@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from modeld.errors import RequestError
+from modeld.errors import RequestError, retryable
 
 
 class Job:
@@ -61,3 +61,12 @@ def refused(job: Job, admitted_ns: int, error: Callable[[], RequestError]) -> Jo
         return job
     job.refuse(error())
     return _Refused(job)
+
+
+def refuse_late(job: Job, now_ns: int, label: str) -> bool:
+    """Whether its deadline is over, and if so, it is refused."""
+    if job.deadline_ns is None or now_ns < job.deadline_ns:
+        return False
+    waited = (now_ns - job.admitted_ns) // 1000
+    job.refuse(retryable("DEADLINE_EXCEEDED", f"{label}: waited {waited} µs; nothing was computed"))
+    return True

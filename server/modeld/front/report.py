@@ -30,7 +30,7 @@ def status(daemon: Daemon) -> dict[str, Any]:
         slot = served.slot
         degraded += [f"{name}: {why}" for why in slot.degraded.values()]
         if slot.service.condemned is not None:
-            degraded.append(f"{name}: {slot.service.condemned}, and nothing warm to fall back to")
+            degraded.append(f"{name}: probation: {slot.service.condemned}, and nothing warm to fall back to")
         lines.append(_model_status(daemon, name, served))
         workers += [
             {

@@ -108,6 +108,16 @@ class Rejection:
         return self.reason if self.actor else f"{self.stage}: {self.reason}"
 
     @property
+    def when(self) -> str:
+        """For a sentence: rejected `while validating`, or `in probation`."""
+        return f"in {self.stage}" if self.stage == "probation" else f"while {self.stage}"
+
+    @property
+    def taken_away(self) -> bool:
+        """Whether the version served until then: that another one serves was told when it was done."""
+        return bool(self.actor) or self.stage == "probation"
+
+    @property
     def of_promotion(self) -> bool:
         """Whether it is about the promotion and not about the version: another promotion is tried anew."""
         return not self.actor and not self.mark_failed

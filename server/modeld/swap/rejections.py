@@ -59,14 +59,11 @@ class Rejections:
         """The source says something else: its own word holds, where the version itself wasn't found bad."""
         if new is None:
             return
-        if old is not None and old.digest != new.digest and self._is(old, by_operator=True):
-            del self.by_digest[old.digest]
-        if self._is(new, by_operator=False):
-            del self.by_digest[new.digest]
-
-    def _is(self, pointer: Pointer, *, by_operator: bool) -> bool:
-        found = self.by_digest.get(pointer.digest)
-        return found is not None and (bool(found.actor) if by_operator else found.of_promotion)
+        moved = [old.digest, new.digest] if old is not None and old.digest != new.digest else []
+        for digest, rejection in list(self.by_digest.items()):
+            by_operator = bool(rejection.actor) and digest in moved
+            if by_operator or (rejection.of_promotion and digest == new.digest):
+                del self.by_digest[digest]
 
     def forgive(self, digest: str) -> bool:
         """Forget one; whether there was one."""

@@ -72,8 +72,8 @@ class Revival:
             why = trial.reason or "it has other features, outputs or settings than before"
             self._degraded["worker"] = f"no worker of {served.contract.version}: {why}"
             wait_s = self._backoff.failed(self._ports.clock_ns())
-            if self.hopeless:
-                served.fail_all(gone)
             self._ports.call_in(wait_s, self._changed)
         trial.forget()
         self._changed()
+        if self.hopeless and not served.alive:
+            served.fail_all(gone)  # no other version has taken over, and the requests with it

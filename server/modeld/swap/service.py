@@ -85,7 +85,7 @@ class Service:
         if self.serving is None or served is not self.serving.served:
             self.former.worker_died(served)
         elif self.on_probation and any(one.served.alive for one in self.former.warm):
-            self.condemned = f"{how} in probation"
+            self.condemned = how
         self._changed()
 
     def bad_output(self, served: Any, what: str) -> None:
@@ -105,7 +105,7 @@ class Service:
 
     def _condemn(self, what: str) -> None:
         """The serving version failed its probation. What follows isn't for the middle of a batch."""
-        self.condemned = f"{what} in probation"
+        self.condemned = what
         self._ports.call_in(0, self._changed)
 
     def tick(self) -> bool:

@@ -175,7 +175,8 @@ class Slot:
             return False
         failed = self.serving.served.pointer
         rejection = self._rejections.roll_back(failed, reason, actor, mark_failed=mark_failed)
-        self._write_back.is_behind(rejection, why)
+        if self.desired is not None and self.desired.digest == failed.digest:
+            self._write_back.is_behind(rejection, why)
         served = self.service.former.take_warm(back.digest)
         self._serve(served, served.pointer, "rollback", reason=reason, actor=actor)
         self._keep()
@@ -284,6 +285,8 @@ class Slot:
         self._remember(trial.pointer, trial.stage, trial.reason, of_promotion=trial.of_promotion)
         if self.serving is None and self._memory.is_of(trial.pointer.digest):
             self._rejections.forgive_promotions()  # whose features were compared with what can't be had
+        if self.serving is not None and not self.service.on_probation:
+            self._keep()  # a restart mustn't try it again
 
     def _remember(self, pointer: Pointer, stage: str, reason: str, *, of_promotion: bool = False) -> None:
         self._news = ("rejected", self._ports.clock_ns())
@@ -296,8 +299,7 @@ class Slot:
         assert wanted is not None
         trial = self._candidacy.take()
         took_ms = (self._ports.clock_ns() - trial.started_ns) / 1e6
-        if self.serving is not None:
-            self._news = ("swapped", self._ports.clock_ns())
+        self._tell_of_swap()
         self._ports.join(trial.served, trial.worker)
         self.compared = trial.live
         kind = "rollback" if self._rolling_back else "swap"
@@ -310,10 +312,15 @@ class Slot:
         if not self.warm:
             self._keep()  # nothing better is kept from before
 
+    def _tell_of_swap(self) -> None:
+        """A reload that asks later; whoever rolled back is told of it anyway."""
+        if self.serving is not None and not self._rolling_back:
+            self._news = ("swapped", self._ports.clock_ns())
+
     def _swap_to_warm(self) -> None:
         assert self.desired is not None
         served = self.service.former.take_warm(self.desired.digest)
-        self._news = ("swapped", self._ports.clock_ns())
+        self._tell_of_swap()
         back = self._rolling_back or (self.serving is not None and self.serving.digest in self._unfit)
         self._serve(served, self.desired, "rollback" if back else "swap")
         self.service.trim()
@@ -327,6 +334,7 @@ class Slot:
         served = self.service.former.take_warm(back.digest)
         if reason is not None:
             self._remember(failed, "probation", reason)
+            reason = f"probation: {reason}"
         else:
             # It has no worker and none can be made: that is the machine's trouble, so it is tried again later.
             reason = f"no worker of {failed.version} can be started"

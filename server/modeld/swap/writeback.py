@@ -70,7 +70,7 @@ class WriteBack:
                 self._ports.log(
                     log.ROLLED_BACK, model=self._model, **told, reason=rejection.told, actor=actor
                 )
-                if not rejection.actor:  # an operator's rollback was told of when it was done
+                if not rejection.taken_away:
                     self._ports.event(
                         "rollback",
                         self._model,

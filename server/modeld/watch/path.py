@@ -77,13 +77,13 @@ class PathSource:
             raise ConflictError(f"{self._root} leads to {self._pointer.version}, not to {request.expect}")
         if request.mark_failed:
             self._failed.add(request.expect)
+        if not self._root.is_symlink():
+            raise StoreUnavailableError(f"{self._root} is no symlink: it can't be pointed back")
         usable = [v for v in reversed(self._previous) if v != request.expect and v not in self._failed]
         to = request.to or next(iter(usable), None)
         target = self._targets.get(to) if to is not None else None
         if to is None or target is None:
             raise NotFoundError(f"{self._root}: no way back to {to or 'an earlier version'} is known")
-        if not self._root.is_symlink():
-            raise StoreUnavailableError(f"{self._root} is no symlink: it can't be pointed back to {to}")
         DISK.symlink_replace(target, self._root)
         DISK.fsync_dir(self._root.parent)
         return Written(request.token, request.model, from_version=request.expect, to_version=to)
