@@ -14,10 +14,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import lightgbm
 import numpy as np
 import psutil
 import pytest
 import yaml
+import zmq
+from tests.e2e.protocol import BUNDLE, MAX_MESSAGE_BYTES, MAX_ROWS, OUTPUTS, WIDE, WIDTH, Served, connected
 from tests.registry.conftest import FEATURES, Trained, features_and_returns, train
 from tests.support import wait_until
 
@@ -231,3 +234,39 @@ def free_port() -> int:
 def daemon(registry: Registry, make_daemon: Callable[..., Daemon]) -> Daemon:
     """A ready daemon that serves alpha 1.0.0."""
     return make_daemon(registry.root).start()
+
+
+@pytest.fixture(scope="module")
+def served(template: Path, trained: dict[str, Trained]) -> Iterator[Served]:
+    """alpha 1.1.0 with 1.0.0 warm, a bundle of a regression and a classifier, and a model of 64 features."""
+    directory = Path(tempfile.mkdtemp(prefix="md-"))
+    registry = Registry(shutil.copytree(template, directory / "models", symlinks=True), actor="tester")
+    registry.register(BUNDLE, dict(zip(OUTPUTS, (trained["1.0.0"].path, trained["classes"].path), strict=True)),
+                      version="1.0.0")  # fmt: skip
+    registry.promote(f"{BUNDLE}:1.0.0", reason="first")
+    wide = directory / "wide.txt"
+    chance = np.random.default_rng(1)
+    lightgbm.train(
+        {"verbosity": -1, "num_leaves": 4, "num_threads": 1},
+        lightgbm.Dataset(chance.normal(size=(200, WIDTH)), chance.normal(size=200)),
+        2,
+    ).save_model(wide)
+    registry.register(WIDE, wide, version="1.0.0", golden=False)
+    registry.promote(f"{WIDE}:1.0.0", reason="first")
+    daemon = Daemon(
+        directory, registry.root, limits={"max_rows": MAX_ROWS, "max_message_bytes": MAX_MESSAGE_BYTES}
+    )
+    try:
+        daemon.start()
+        wait_until(lambda: all(model["version"] for model in daemon.status()["models"]), 30)
+        registry.promote("alpha:1.1.0", reason="next")
+        wait_until(lambda: daemon.model()["version"] == "1.1.0", 30)
+        with (
+            zmq.Context() as context,
+            connected(context, zmq.DEALER, daemon.data) as sock,
+            connected(context, zmq.DEALER, daemon.admin) as admin,
+        ):
+            yield Served(daemon, registry, sock, admin)
+    finally:
+        daemon.close()
+        shutil.rmtree(directory, ignore_errors=True)

@@ -30,6 +30,18 @@ def test_each_row_is_bit_equal_to_the_offline_prediction(
         assert client.predict(many).values.tobytes() == np.tile(offline, 30).tobytes()
 
 
+def test_matrices_of_all_sizes_one_after_the_other(
+    daemon: Daemon, trained: dict[str, Trained], rows: np.ndarray
+) -> None:
+    """The memory of one is used for the next, larger or smaller, and nothing of it is left in the answer."""
+    chance = np.random.default_rng(1)
+    with daemon.client() as client:
+        for size in (3000, 40, 9000, 700, 9000, 50):
+            matrix = rows[chance.integers(0, len(rows), size)]
+            offline = trained["1.0.0"].booster.predict(matrix, num_threads=1)
+            assert client.predict(matrix).values.tobytes() == offline.tobytes()
+
+
 @pytest.mark.parametrize("delimiter", [True, False])
 def test_plain_json_over_req_and_dealer(daemon: Daemon, rows: np.ndarray, delimiter: bool) -> None:
     """A client that knows only JSON gets JSON, its own id with its type, and one tensor named `predictions`."""

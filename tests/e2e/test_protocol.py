@@ -1,176 +1,46 @@
-"""The protocol as somebody meets it who has read its page and has ZeroMQ, JSON and MessagePack: no client of ours.
-
-One daemon for all of it. It serves three models, one of them with two outputs, and keeps one version warm.
-"""
+"""The data socket to the letter: every form of request, every refusal, every kind of client."""
 
 from __future__ import annotations
 
-import json
 import math
 import re
-import shutil
 import struct
-import tempfile
-from collections.abc import Callable, Iterator
-from datetime import datetime
-from pathlib import Path
 from typing import Any
 
-import lightgbm
-import msgspec
 import numpy as np
 import pytest
 import zmq
-from tests.e2e.conftest import Daemon, register_truncated
+from tests.e2e.protocol import (
+    ALPHA,
+    BUNDLE,
+    CLASSES,
+    ENCODINGS,
+    JSON,
+    MAX_MESSAGE_BYTES,
+    MAX_ROWS,
+    MSGPACK,
+    PADDING,
+    PARTS,
+    WHOLE,
+    WIDE,
+    WIDTH,
+    Encode,
+    Header,
+    Served,
+    check_refusal,
+    columns,
+    connected,
+    decoded,
+    matrix,
+    objects,
+    raw_columns,
+    tensor,
+)
 from tests.registry.conftest import FEATURES, Trained
 from tests.support import wait_until
 
-from modeld.front.data import DECODE_BYTES
-from modelreg import Registry
-
 #: The first test of the file waits for a daemon with three models, on a machine that may be busy.
 pytestmark = pytest.mark.timeout(300)
-
-MAX_ROWS, MAX_MESSAGE_BYTES = 100, 128 * 1024
-#: The model with two outputs, and the classes of the second.
-BUNDLE, OUTPUTS, CLASSES = "horizons", ("1d", "direction"), 3
-#: A model with as many features as a message may have raw frames.
-WIDE, WIDTH = "wide", 64
-
-Header = dict[str, Any]
-Encode = Callable[[Any], bytes]
-JSON: Encode = msgspec.json.encode
-MSGPACK: Encode = msgspec.msgpack.encode
-#: Makes a header so large that another process decodes it, and is ignored, as every unknown field.
-PADDING = {"padding": " " * DECODE_BYTES}
-ENCODINGS = [pytest.param(JSON, id="json"), pytest.param(MSGPACK, id="msgpack")]
-
-
-class Served:
-    """The daemon, what it serves, and a socket to it."""
-
-    def __init__(
-        self, daemon: Daemon, registry: Registry, sock: zmq.Socket[bytes], admin: zmq.Socket[bytes]
-    ) -> None:
-        self.daemon = daemon
-        self.registry = registry
-        self.sock = sock
-        self.admin = admin
-        #: What the daemon says of each model before anything is done to it.
-        self.schema: str = self.ask({"op": "metadata", "model_name": "alpha"})["parameters"]["schema"]
-        lines = self.ask({"op": "models"})["models"]
-        self.generation: dict[str, int] = {line["model_name"]: line["generation"] for line in lines}
-
-    def send(self, header: Header, *raw: bytes, encode: Encode = JSON) -> tuple[Header, list[bytes]]:
-        """The reply's header, which has to be in the encoding of the request, and its raw frames."""
-        self.sock.send_multipart([encode(header), *raw])
-        head, *frames = self.sock.recv_multipart()
-        assert (head[:1] == b"{") == (encode is JSON)
-        return decoded(head), frames
-
-    def ask(self, header: Header, *raw: bytes, encode: Encode = JSON) -> Header:
-        return self.send(header, *raw, encode=encode)[0]
-
-    def operate(self, header: Header, *raw: bytes, encode: Encode = JSON) -> Header:
-        self.admin.send_multipart([b"", encode(header), *raw])
-        empty, head = self.admin.recv_multipart()
-        assert empty == b""
-        assert (head[:1] == b"{") == (encode is JSON)
-        reply = decoded(head)
-        assert reply.pop("id") == header.get("id")
-        return reply
-
-
-def decoded(head: bytes) -> Header:
-    found: Header = json.loads(head) if head[:1] == b"{" else msgspec.msgpack.decode(head)
-    return found
-
-
-def connected(context: zmq.Context[Any], kind: int, endpoint: str) -> zmq.Socket[bytes]:
-    sock: zmq.Socket[bytes] = context.socket(kind)
-    sock.set(zmq.LINGER, 0)
-    sock.set(zmq.RCVTIMEO, 20_000)
-    sock.connect(endpoint)
-    return sock
-
-
-@pytest.fixture(scope="module")
-def served(template: Path, trained: dict[str, Trained]) -> Iterator[Served]:
-    """alpha 1.1.0 with 1.0.0 warm, a bundle of a regression and a classifier, and a model of 64 features."""
-    directory = Path(tempfile.mkdtemp(prefix="md-"))
-    registry = Registry(shutil.copytree(template, directory / "models", symlinks=True), actor="tester")
-    registry.register(BUNDLE, dict(zip(OUTPUTS, (trained["1.0.0"].path, trained["classes"].path), strict=True)),
-                      version="1.0.0")  # fmt: skip
-    registry.promote(f"{BUNDLE}:1.0.0", reason="first")
-    wide = directory / "wide.txt"
-    chance = np.random.default_rng(1)
-    lightgbm.train(
-        {"verbosity": -1, "num_leaves": 4, "num_threads": 1},
-        lightgbm.Dataset(chance.normal(size=(200, WIDTH)), chance.normal(size=200)),
-        2,
-    ).save_model(wide)
-    registry.register(WIDE, wide, version="1.0.0", golden=False)
-    registry.promote(f"{WIDE}:1.0.0", reason="first")
-    daemon = Daemon(
-        directory, registry.root, limits={"max_rows": MAX_ROWS, "max_message_bytes": MAX_MESSAGE_BYTES}
-    )
-    try:
-        daemon.start()
-        wait_until(lambda: all(model["version"] for model in daemon.status()["models"]), 30)
-        registry.promote("alpha:1.1.0", reason="next")
-        wait_until(lambda: daemon.model()["version"] == "1.1.0", 30)
-        with (
-            zmq.Context() as context,
-            connected(context, zmq.DEALER, daemon.data) as sock,
-            connected(context, zmq.DEALER, daemon.admin) as admin,
-        ):
-            yield Served(daemon, registry, sock, admin)
-    finally:
-        daemon.close()
-        shutil.rmtree(directory, ignore_errors=True)
-
-
-# -- inputs
-
-#: Three rows that float32 holds as they are, with a value missing, and three that int32 holds.
-PARTS = [[0.5, -0.25, 2.0, 0.125], [0.0, None, 1.5, 3.0], [-1.0, 0.75, 0.0, 0.5]]
-WHOLE = [[1, -2, 3, 4], [0, 5, -6, 7], [8, 9, 10, -11]]
-
-
-def matrix(rows: Any) -> np.ndarray:
-    return np.array(rows, np.float64)
-
-
-def tensor(data: Any = None, shape: list[int] | None = None, datatype: str = "FP64", **fields: Any) -> Header:
-    """One input named `features`; without data, for a raw frame."""
-    made: Header = {"name": "features", "shape": shape or [3, 4], "datatype": datatype, **fields}
-    if data is None:
-        size = int(made["datatype"][-2:]) // 8 * math.prod(made["shape"])
-        return {"parameters": {"binary_data_size": size}, **made}
-    return {**made, "data": data}
-
-
-def columns(rows: Any, *, nested: bool = False) -> list[Header]:
-    """One tensor a feature, the last feature first."""
-    made = []
-    for name, column in reversed(list(zip(FEATURES, zip(*rows, strict=True), strict=True))):
-        data = [[value] for value in column] if nested else list(column)
-        made.append(tensor(data, [len(rows), 1] if nested else [len(rows)], name=name))
-    return made
-
-
-def objects(rows: Any) -> list[Header]:
-    return [dict(reversed(list(zip(FEATURES, row, strict=True)))) for row in rows]
-
-
-def raw_columns(rows: Any, dtype: str, datatype: str) -> tuple[Header, list[bytes]]:
-    size = np.dtype(dtype).itemsize * len(rows)
-    inputs = [
-        tensor(shape=[len(rows)], name=name, datatype=datatype, parameters={"binary_data_size": size})
-        for name in reversed(FEATURES)
-    ]
-    return {"inputs": inputs}, [np.array(rows, dtype)[:, at].tobytes() for at in reversed(range(4))]
-
 
 FLAT = [value for row in PARTS for value in row]
 FORMS: dict[str, tuple[Header, list[bytes], Any]] = {
@@ -317,7 +187,6 @@ def test_versions_generations_schemas_and_deadlines(
 
 INF = math.inf
 ROW = WHOLE[0]
-ALPHA = {"model_name": "alpha"}
 #: What is sent, the code that it gets, and what the message has to name.
 REFUSALS: dict[str, tuple[Header, list[bytes], str, list[str]]] = {
     "no model named": ({"model_name": None, "features": ROW}, [], "MODEL_NOT_FOUND", ["alpha", BUNDLE]),
@@ -428,16 +297,6 @@ REFUSALS: dict[str, tuple[Header, list[bytes], str, list[str]]] = {
     "metadata of no model": ({"op": "metadata", "model_name": "beta"}, [], "MODEL_NOT_FOUND", ["beta"]),
     "metadata of which model": ({"op": "metadata", "model_name": None}, [], "MODEL_NOT_FOUND", ["alpha"]),
 }  # fmt: skip
-
-RETRYABLE = {"DEADLINE_EXCEEDED", "BUSY", "DRAINING", "NOT_READY"}
-
-
-def check_refusal(reply: Header, request_id: Any, code: str, words: list[str]) -> None:
-    assert reply.keys() == {"id", "error", "code", "parameters"}, reply
-    assert (reply["code"], reply["id"]) == (code, request_id), reply
-    for word in words:
-        assert word in reply["error"], reply
-    assert reply["parameters"].get("retryable", False) is (code in RETRYABLE)
 
 
 @pytest.mark.parametrize("case", REFUSALS)
@@ -570,207 +429,3 @@ def test_the_other_data_operations(served: Served, encode: Encode) -> None:
         {"name": "1d", "datatype": "FP64", "shape": [-1]},
         {"name": "direction", "datatype": "FP64", "shape": [-1, CLASSES]},
     ]
-
-
-# -- the admin socket
-
-ADMIN_REFUSALS: dict[str, tuple[Header, str, list[str]]] = {
-    "no operation": ({}, "MALFORMED", ["op"]),
-    "no such operation": ({"op": "restart"}, "UNKNOWN_OP", ["restart", "reload"]),
-    "a data operation": ({"op": "predict"}, "UNKNOWN_OP", ["predict"]),
-    "reload of no model": ({"op": "reload", "model_name": "beta"}, "MODEL_NOT_FOUND", ["beta", "alpha"]),
-    "rollback of which model": ({"op": "rollback", "reason": "x"}, "MODEL_NOT_FOUND", ["alpha"]),
-    "rollback of no model": ({"op": "rollback", "model_name": "beta", "reason": "x"}, "MODEL_NOT_FOUND", ["beta"]),
-    "rollback without a reason": ({"op": "rollback", **ALPHA}, "MALFORMED", ["reason"]),
-    "rollback with an empty reason": ({"op": "rollback", **ALPHA, "reason": " "}, "MALFORMED", ["reason"]),
-    "rollback of another generation": (
-        {"op": "rollback", **ALPHA, "reason": "x", "expect_generation": 1}, "CONFLICT", ["alpha", "nothing was done"],
-    ),
-    "rollback to no version": (
-        {"op": "rollback", **ALPHA, "reason": "x", "to": "9.9.9"}, "VERSION_NOT_AVAILABLE", ["9.9.9"],
-    ),
-    "hold without a reason": ({"op": "hold", **ALPHA}, "MALFORMED", ["reason"]),
-    "hold of no model": ({"op": "hold", "model_name": "beta", "reason": "x"}, "MODEL_NOT_FOUND", ["beta"]),
-    "release of no model": ({"op": "release", "model_name": "beta"}, "MODEL_NOT_FOUND", ["beta"]),
-    "history of no model": ({"op": "history", "model_name": "beta"}, "MODEL_NOT_FOUND", ["beta"]),
-    "history of no length": ({"op": "history", "limit": "all"}, "MALFORMED", ["limit"]),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("case", ADMIN_REFUSALS)
-@pytest.mark.parametrize("encode", ENCODINGS)
-def test_what_an_operator_cannot_have(served: Served, case: str, encode: Encode) -> None:
-    """An error with a code, and nothing done."""
-    header, code, words = ADMIN_REFUSALS[case]
-    reply = served.operate({"id": 5, **header}, encode=encode)
-    check_refusal({"id": 5, **reply}, 5, code, words)
-    assert served.daemon.model()["generation"] == served.generation["alpha"]
-
-
-@pytest.mark.parametrize("encode", ENCODINGS)
-def test_the_status(served: Served, encode: Encode) -> None:
-    """Every field of the table, for every model."""
-    status = served.operate({"op": "status"}, encode=encode)
-    assert [model["model_name"] for model in status["models"]] == ["alpha", BUNDLE, WIDE]
-    alpha = status["models"][0]
-    assert (alpha["version"], alpha["generation"], alpha["state"], alpha["channel"], alpha["last_rejection"]) == (
-        "1.1.0", served.generation["alpha"], "serving", "production", None,
-    )  # fmt: skip
-    assert alpha["digest"].startswith("sha256:")
-    assert datetime.fromisoformat(alpha["since"]).utcoffset() is not None
-    assert alpha["requests"] >= 0
-    assert alpha["errors"] >= 0
-    assert {"p50_us", "p99_us"} <= alpha.keys()
-    assert "poll" in status["watching"]
-    assert {"alpha", BUNDLE, WIDE} == {worker["model_name"] for worker in status["workers"]}
-    assert all(worker.keys() == {"model_name", "version", "pid", "state"} for worker in status["workers"])
-    assert status["degraded"] == []
-
-
-class Events:
-    """What the events socket published, in order."""
-
-    def __init__(self, sock: zmq.Socket[bytes]) -> None:
-        self._sock = sock
-
-    def until(self, kind: str, model: str = "alpha", **fields: Any) -> Header:
-        """The next event of that kind; every one on the way is checked."""
-        while True:
-            topic, body = self._sock.recv_multipart()
-            event = decoded(body)
-            assert topic == f"{event['kind']}.{event['model_name']}".encode()
-            assert event["kind"] in ("swap", "rollback", "rejected", "hold", "state")
-            assert {
-                "kind",
-                "model_name",
-                "from",
-                "to",
-                "generation",
-                "digest",
-                "reason",
-                "actor",
-                "at",
-            } <= event.keys()
-            at = datetime.fromisoformat(event["at"])
-            assert at.utcoffset() is not None
-            assert not at.utcoffset()
-            if (event["kind"], event["model_name"]) == (kind, model):
-                assert {name: event[name] for name in fields} == fields
-                return event
-
-
-@pytest.fixture
-def events(served: Served) -> Iterator[Events]:
-    with zmq.Context() as context, context.socket(zmq.SUB) as sock:
-        sock.set(zmq.RCVTIMEO, 20_000)
-        sock.set(zmq.LINGER, 0)
-        sock.subscribe(b"")
-        sock.connect(served.daemon.events)
-
-        def subscribed() -> bool:
-            served.operate({"op": "release", "model_name": WIDE})
-            return bool(sock.poll(50))
-
-        wait_until(subscribed)
-        yield Events(sock)
-
-
-def test_an_operators_day(
-    served: Served, events: Events, trained: dict[str, Trained], tmp_path: Path
-) -> None:
-    """Reload, hold, release, roll back, reject, look back, drain: each answer, and the event that tells the others."""
-    operate, registry = served.operate, served.registry
-
-    def production() -> tuple[str | None, int]:
-        entry = registry.state("alpha").channels["production"]
-        return entry.version, entry.seq
-
-    # Nothing new, for one and for all; of the swap before, which nobody asked for, the first reload tells.
-    now = served.generation["alpha"]
-    assert operate({"op": "reload", **ALPHA, "wait": False}) == {"reloaded": False, "reason": "nothing new"}
-    operate({"op": "reload"})
-    nothing = operate({"op": "reload", **ALPHA})
-    assert nothing == {
-        "reloaded": False, "model_name": "alpha", "version": "1.1.0", "generation": now, "reason": "nothing new",
-    }  # fmt: skip
-    assert operate({"op": "reload", **ALPHA, "wait": False}) == {"reloaded": False, "reason": "nothing new"}
-    all_of_them = operate({"op": "reload"})
-    assert (all_of_them["reloaded"], all_of_them["reason"]) == (False, "nothing new")
-    assert {line["model_name"] for line in all_of_them["models"]} == {"alpha", BUNDLE, WIDE}
-
-    # Held over the open: a promotion waits, and an operator may go back all the same.
-    assert operate({"op": "hold", **ALPHA, "reason": "the open"}) == {"held": True, "models": ["alpha"]}
-    held = events.until("hold", held=True, reason="the open", generation=now)
-    assert held["actor"].startswith("uid:")
-    assert "the open" in served.daemon.model()["held"]
-    registry.promote("alpha:1.2.0", reason="next")
-    waiting = operate({"op": "reload", **ALPHA})
-    assert (waiting["reloaded"], waiting["version"]) == (False, "1.1.0")
-    assert "the open" in waiting["reason"]
-    rolled = operate({"op": "rollback", **ALPHA, "reason": "x", "mark_failed": False})
-    assert (rolled["from"], rolled["to"]) == ("1.2.0", "1.1.0")
-    registry.promote("alpha:1.2.0", reason="next")
-    assert operate({"op": "reload", **ALPHA})["version"] == "1.1.0"
-    assert operate({"op": "release", **ALPHA}) == {"held": False, "models": ["alpha"]}
-    events.until("hold", held=False)
-
-    # Something new, whoever was first to see it.
-    reloaded = operate({"op": "reload", **ALPHA})
-    version, now = production()
-    assert reloaded == {"reloaded": True, "model_name": "alpha", "version": "1.2.0", "generation": now}
-    assert version == "1.2.0"
-    swap = events.until("swap", to="1.2.0", generation=now)
-    assert swap["from"] == "1.1.0"
-    assert swap["digest"] == served.daemon.model()["digest"]
-
-    # Back, once: the same message again does nothing.
-    back = {"op": "rollback", **ALPHA, "reason": "spread", "expect_generation": now, "mark_failed": False}
-    rolled = operate(back)
-    version, later = production()
-    assert {**rolled, "written": None} == {
-        "rolled_back": True, "model_name": "alpha", "from": "1.2.0", "to": "1.1.0", "generation": later,
-        "written": None,
-    }  # fmt: skip
-    events.until("rollback", to="1.1.0", generation=later, reason="spread", **{"from": "1.2.0"})
-    check_refusal({"id": None, **operate(back)}, None, "CONFLICT", [str(now), str(later)])
-    assert production() == ("1.1.0", later)
-    assert registry.state("alpha").versions["1.2.0"].status != "failed"
-    assert registry.history("alpha")[0].actor.startswith("uid:")
-
-    # To a version by name, marking the one that is left.
-    rolled = operate({"op": "rollback", **ALPHA, "reason": "older", "to": "1.0.0"})
-    assert (rolled["from"], rolled["to"]) == ("1.1.0", "1.0.0")
-    assert registry.state("alpha").versions["1.1.0"].status == "failed"
-    events.until("rollback", to="1.0.0")
-
-    # Rejected: what served goes on.
-    register_truncated(registry, trained["1.1.0"], tmp_path, "2.0.0")
-    registry.promote("alpha:2.0.0", reason="bad")
-    refusal = operate({"op": "reload", **ALPHA})
-    check_refusal({"id": None, **refusal}, None, "REJECTED", ["alpha 2.0.0", "1.0.0 goes on serving"])
-    assert refusal["parameters"]["version"] == "2.0.0"
-    rejected = events.until("rejected")
-    assert rejected["reason"]
-    last = served.daemon.model()["last_rejection"]
-    assert last.keys() == {"version", "reason", "at"}
-    assert last["version"] == "2.0.0"
-
-    # Looking back, newest first; counters.
-    decisions = operate({"op": "history", **ALPHA, "limit": 3})["history"]
-    assert len(decisions) == 3
-    assert [one["at"] for one in decisions] == sorted((one["at"] for one in decisions), reverse=True)
-    assert {one["model_name"] for one in operate({"op": "history", "limit": 1000})["history"]} >= {
-        "alpha",
-        WIDE,
-    }
-    served.ask({"op": "predict"})
-    served.ask({**ALPHA, "features": WHOLE})
-    stats = operate({"op": "stats"})
-    assert {"dropped_replies", "dropped_messages", "errors", "models"} <= stats.keys()
-    assert sum(stats["errors"].values()) > 0
-    assert stats["models"]["alpha"].keys() >= {"requests", "errors", "latency_us", "predict_us"}
-    assert sum(stats["models"]["alpha"]["latency_us"].values()) > 0
-
-    # The end: exit status 0.
-    assert operate({"op": "drain", "id": "end"}) == {"draining": True}
-    assert served.daemon.wait() == 0

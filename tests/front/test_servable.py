@@ -442,6 +442,30 @@ def test_a_death_while_a_matrix_moves_gives_it_to_the_next_worker(stage):
     assert right(large)
 
 
+def test_a_matrix_takes_the_memory_of_the_one_before(stage, monkeypatch):
+    """Whatever their sizes, every answer is right; what is very large isn't kept, nor what a dead worker had."""
+    worker = stage.worker()
+    inodes = []
+    for rows in (20, 200, 9, 20):
+        (job,) = stage.submit([[n, rows] for n in range(rows)])
+        lane = stage.servable.lanes[0]
+        inodes.append(os.fstat(lane.bulk.fd).st_ino)
+        stage.serve(worker)
+        assert right(job)
+    assert len(set(inodes)) == 1
+    monkeypatch.setattr(ipc, "KEPT_BYTES", 1000)
+    (job,) = stage.submit([[n, 0] for n in range(200)])
+    stage.serve(worker)
+    assert right(job)
+    assert lane.spare_fd == -1
+    (job,) = stage.submit([[n, 0] for n in range(20)])
+    stage.die(worker)
+    assert lane.spare_fd == -1
+    worker = stage.worker()
+    stage.serve(worker)
+    assert right(job)
+
+
 def test_a_deadline_that_passes_while_a_matrix_moves_saves_the_work(stage):
     """The worker never hears of it."""
     worker = stage.worker()

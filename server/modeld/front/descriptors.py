@@ -21,8 +21,9 @@ from modeld import log
 from modeld.errors import ModeldError
 from modeld.front.sockets import Listening
 
-#: What is kept: this share of the descriptors, or this many where that is more and not more than half of them.
-_SHARE, _LEAST = 8, 512
+#: What connections may have: half of the descriptors, and over TCP so much of that half. libzmq accepts some 20
+#: connections in a millisecond, and the loop may be as late as the scheduler lets it: hence no more.
+_HALF, _TCP = 1 / 2, 7 / 8
 
 
 class Descriptors:
@@ -74,9 +75,8 @@ class Descriptors:
             log.get().info(log.DESCRIPTORS_BACK, bound=bound)
 
     def _threshold(self, one: Listening) -> int:
-        there_are = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - self._ours
-        for_all = there_are - max(there_are // _SHARE, min(_LEAST, there_are // 2))
-        return self._ours + (for_all * 7 // 8 if one.is_tcp else for_all)
+        room = (resource.getrlimit(resource.RLIMIT_NOFILE)[0] - self._ours) * _HALF
+        return self._ours + int(room * _TCP if one.is_tcp else room)
 
 
 def _lowest() -> int | None:
