@@ -16,7 +16,11 @@ class Clock:
         self._due: list[tuple[int, float, Callable[[], None]]] = []
 
     def after(self, delay_s: float, call: Callable[[], None]) -> None:
-        heapq.heappush(self._due, (self.ns + int(delay_s * 1e9), self._chance.random(), call))
+        self.at(self.ns + int(delay_s * 1e9), call)
+
+    def at(self, ns: int, call: Callable[[], None]) -> None:
+        """To the nanosecond: a stream's messages keep their order."""
+        heapq.heappush(self._due, (ns, self._chance.random(), call))
 
     def within(self, least_s: float, most_s: float, call: Callable[[], None]) -> None:
         """At a random time in between."""

@@ -103,7 +103,7 @@ class Watcher:
         data = messages.encode(message)[4:]
         arrives = max(self._last_out_ns, self.clock.ns + int(self.chance.uniform(0.0001, 0.003) * 1e9)) + 1
         self._last_out_ns = arrives
-        self.clock.after((arrives - self.clock.ns) / 1e9, lambda: self._arrived(data))
+        self.clock.at(arrives, lambda: self._arrived(data))
 
     def _arrived(self, data: bytes) -> None:
         if not self._closed:
@@ -123,7 +123,7 @@ class Watcher:
 
         at = max(self._last_in_ns, self.clock.ns + int(self.chance.uniform(0.0001, 0.001) * 1e9)) + 1
         self._last_in_ns = at
-        self.clock.after((at - self.clock.ns) / 1e9, arrives)
+        self.clock.at(at, arrives)
         return True
 
     def kill(self, why: str) -> None:  # noqa: ARG002 (part of the link)

@@ -164,7 +164,7 @@ class Worker:
             if self._open:
                 call()
 
-        self._clock.after((self._out_ns - self._clock.ns) / 1e9, arrives)
+        self._clock.at(self._out_ns, arrives)
 
     def _say(self, packet: bytes, *, with_fd: bool = False) -> None:
         def received() -> None:
