@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -118,6 +119,7 @@ def test_kills_at_random_moments(
             wait_until(lambda: daemon.status()["degraded"] == [], 30)
     finally:
         killer.end()
+        shutil.copy(daemon.log, tmp_path)
     engines.check()
     assert not daemon.logged("incident")
     state = registry.state("alpha")
