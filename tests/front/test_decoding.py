@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import struct
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -86,21 +87,29 @@ class Front:
         self.workers: list[FakeWorker] = []
         self.now_ns = 0
         self.incidents: list[str] = []
-        self.no_process = False
+        self.chores: deque[Callable[[], bool]] = deque()
+        self.fails: Exception | None = None
         self.decoding = Decoding(
             self._spawn, self._in_pieces, lambda: self.now_ns, self._incident,
             **{"max_rows": 10, "queue_requests": 10, "queue_bytes": 1000, "memory_limit_mb": 512} | limits,
         )  # type: ignore[arg-type]  # fmt: skip
 
     def _spawn(self) -> Any:
-        if self.no_process:
-            raise OSError(11, "no process")
+        if self.fails is not None:
+            raise self.fails
         self.workers.append(FakeWorker())
         return self.workers[-1]
 
     def _in_pieces(self, step: Callable[[], bool]) -> None:
-        while not step():
-            pass
+        """One after the other, as the loop does: what a chore brings in comes after it."""
+        self.chores.append(step)
+        if len(self.chores) == 1:
+            self.run()
+
+    def run(self) -> None:
+        while self.chores:
+            if self.chores[0]():
+                self.chores.popleft()
 
     def _incident(self, what: str) -> str:
         self.incidents.append(what)
@@ -206,13 +215,43 @@ def test_too_much_that_waits_is_refused_at_once():
 
 def test_no_process_or_no_fork_is_busy(front):
     """The system has none, or the zygote couldn't fork: the client is told to try again."""
-    front.no_process = True
+    front.fails = OSError(11, "no process")
     assert front.submit(NARROW).told == ["BUSY"]
-    front.no_process = False
+    front.fails = None
     message = front.submit(NARROW)
     front.workers[0].pid = 0
     front.workers[0].on_end("couldn't be forked")
     assert message.told == ["BUSY"]
+
+
+def test_thousands_that_wait_are_refused_where_no_decoder_can_be_had():
+    """It died, and there is no process for another: BUSY for each of them, and later ones are decoded again."""
+    front = Front(queue_requests=5000, queue_bytes=1 << 20)
+    messages = [front.submit(NARROW) for _ in range(3000)]
+    front.fails = OSError(11, "no process")
+    front.workers[0].on_end("killed")
+    assert [message.told for message in messages] == [["BUSY"]] * 3000
+    assert not front.decoding.pending
+    front.fails = None
+    later = front.submit()
+    front.workers[1].say(HEADING)
+    assert later.told == [1]
+
+
+def test_an_error_of_ours_stops_it_for_a_while_only(front):
+    """What a chore lets out leaves its message without a decoder: it gets one, and those behind it their turn."""
+    front.fails = MemoryError()
+    with pytest.raises(MemoryError):
+        front.submit()
+    front.chores.clear()  # the loop forgets a chore that raised
+    front.fails = None
+    front.submit()
+    assert (front.decoding.pending, front.workers) == (2, [])
+    front.now_ns = 16_000_000_000
+    front.decoding.tick()
+    front.workers[0].say(HEADING)
+    front.workers[0].say(HEADING)
+    assert not front.decoding.pending
 
 
 def test_a_stuck_decoder_is_ended_and_an_idle_one_let_go(front):
