@@ -12,7 +12,9 @@ from typing import Any
 import msgspec
 import pytest
 
+from modeld.config import Limits
 from modeld.errors import RequestError
+from modeld.front.data import DECODE_BYTES, DataService
 from modeld.front.decoding import Decoding
 from modeld.wire.contract import Contract
 from modeld.work import ipc
@@ -273,3 +275,57 @@ def test_a_stuck_decoder_is_ended_and_an_idle_one_let_go(front):
     assert second.closed
     front.submit(NARROW)
     assert len(front.workers) == 3
+
+
+class FakeSocket:
+    """The data socket with one message in it."""
+
+    first: Any = None
+
+    def __init__(self, *body: bytes) -> None:
+        self.body = list(body)
+        self.sent: list[dict[str, Any]] = []
+
+    def recv(self) -> list[bytes]:
+        return [b"\0peer", b"", *self.body]
+
+    def send(self, frames: list[bytes]) -> None:
+        self.sent.append(msgspec.json.decode(frames[2]))
+
+
+class FakeGuard:
+    """One that knows the sender, who may only look."""
+
+    def __init__(self, *, curve: bool) -> None:
+        self.curve = curve
+
+    def admit(self, _frame: Any, op: str) -> None:
+        if op == "predict":
+            raise RequestError("UNAUTHORIZED", "anna has read; predict needs predict")
+
+
+def received(front: Front, *body: bytes, curve: bool = False, **limits: int) -> list[dict[str, Any]]:
+    """What the data socket answers at once, with no model served."""
+    sock: Any = FakeSocket(*body)
+    guard: Any = FakeGuard(curve=curve)
+    service = DataService(sock, {}, Limits(**limits), lambda: front.now_ns, str, guard, front.decoding)
+    service.on_message()
+    return sock.sent
+
+
+def test_a_message_that_is_too_large_never_gets_to_the_decoder(front):
+    """The limit is on all its frames; a header that nobody has read is no reason to copy the rest."""
+    large = b'{"id": "big", "op": "live", "padding": "' + b" " * DECODE_BYTES + b'"}'
+    for head in (large, b'{"op": "live", "id": "big"}'):
+        (refusal,) = received(front, head, *[bytes(DECODE_BYTES)] * 3, max_message_bytes=3 * DECODE_BYTES)
+        assert (refusal["id"], refusal["code"]) == ("big", "TOO_LARGE")
+    assert not front.workers
+    received(front, large)
+    assert front.workers
+
+
+def test_a_key_that_may_not_predict_gets_nothing_decoded(front):
+    """What it is told has the id of its request."""
+    (refusal,) = received(front, b'{"id": 7, "features": [' + b"1, " * DECODE_BYTES, curve=True)
+    assert (refusal["id"], refusal["code"]) == (7, "UNAUTHORIZED")
+    assert not front.workers
