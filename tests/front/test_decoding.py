@@ -277,6 +277,15 @@ def test_a_stuck_decoder_is_ended_and_an_idle_one_let_go(front):
     assert len(front.workers) == 3
 
 
+def test_at_the_end_nothing_is_left_without_an_answer(front):
+    """The one that the decoder has, and those behind it."""
+    messages = [front.submit(NARROW) for _ in range(3)]
+    front.decoding.close()
+    assert [message.told for message in messages] == [["DRAINING"]] * 3
+    assert front.workers[0].closed
+    assert not front.decoding.pending
+
+
 class FakeSocket:
     """The data socket with one message in it."""
 

@@ -9,7 +9,7 @@ import zmq
 
 from modeld import __version__
 from modeld.config import Limits
-from modeld.errors import RequestError, retryable
+from modeld.errors import RequestError, retryable, shutting_down
 from modeld.front.decoding import Decoding
 from modeld.front.guard import Guard
 from modeld.front.large import LargeMessage
@@ -161,6 +161,8 @@ class DataService:
         size: int,
         admitted_ns: int,
     ) -> None:
+        if self.draining:
+            raise shutting_down()
         served, binding = self.bind(request)
         contract, checked = binding.contract, binding.served.large_rows
         raw, max_rows = body[1:], self._limits.max_rows
@@ -178,6 +180,8 @@ class DataService:
     ) -> None:
         message = LargeMessage(self, envelope, encode, body, admitted_ns)
         try:
+            if self.draining:
+                raise shutting_down()
             if self._guard is not None:
                 # Before its header is read: nothing but predictions is so large, and who may predict may ask for all
                 # that there is on this socket.
@@ -187,10 +191,9 @@ class DataService:
             message.refuse(refusal)
 
     def bind(self, request: Request) -> tuple[Served, Binding]:
-        """The model and the version that is to answer. Raises RequestError where none may."""
+        """The model and the version that is to answer a request that was admitted, in a drain too. Raises RequestError
+        where none may."""
         served = self._model(request.model_name)
-        if self.draining:
-            raise retryable("DRAINING", "this daemon is shutting down; ask another")
         binding = self._resident(served.slot, request.model_version)
         parameters = request.parameters
         if parameters is not None:

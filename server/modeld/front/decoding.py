@@ -15,7 +15,7 @@ from typing import Protocol
 
 import msgspec
 
-from modeld.errors import RequestError, retryable
+from modeld.errors import RequestError, retryable, shutting_down
 from modeld.front.matrix import Transfer
 from modeld.front.spawner import Worker
 from modeld.wire.contract import Contract
@@ -113,7 +113,15 @@ class Decoding:
             self._let_go()
 
     def close(self) -> None:
+        """Let the decoder go; what is still unanswered is refused."""
         self._let_go(kill=True)
+        unanswered = [self._current, *self._waiting]
+        self._current = None
+        self._waiting.clear()
+        self._waiting_bytes = 0
+        for message in unanswered:
+            if message is not None:
+                message.refuse(shutting_down())
 
     def _next(self) -> bool:
         """A turn of the loop's for the message whose turn it is: where thousands have to be refused, nobody waits for
