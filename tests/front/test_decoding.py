@@ -147,6 +147,24 @@ def test_a_message_is_read_and_its_rows_are_taken(front):
     assert (second.told, front.decoding.pending) == ([], 1)
 
 
+def test_rows_that_wait_hold_no_descriptors(front):
+    """What a worker gets later is mapped only where it is large, and the queue's bytes bound how many of those wait."""
+    waiting: list[memoryview] = []
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(20):
+        message = front.submit(NARROW)
+        message.take = lambda data, _: waiting.append(data)
+        front.workers[0].say(HEADING)
+        front.workers[0].say(rows_read(1000), bytes(8000))
+    assert waiting == [bytes(8000)] * 20
+    assert len(os.listdir("/proc/self/fd")) <= before
+    message = front.submit(NARROW)
+    message.take = lambda data, _: waiting.append(data)
+    front.workers[0].say(HEADING)
+    front.workers[0].say(rows_read(100_000), bytes(800_000))
+    assert waiting[-1] == bytes(800_000)
+
+
 def test_a_message_may_want_other_rows_by_the_time_they_are_there(front):
     """A version with other features serves by now: the same message is asked for those."""
     message = front.submit(NARROW, WIDE)

@@ -16,7 +16,7 @@ from typing import Protocol
 import msgspec
 
 from modeld.errors import RequestError, retryable, shutting_down
-from modeld.front.matrix import Transfer
+from modeld.front.matrix import PIECE_BYTES, Transfer
 from modeld.front.spawner import Worker
 from modeld.wire.contract import Contract
 from modeld.work import ipc
@@ -259,5 +259,9 @@ def _rows(fd: int, rows: int, columns: int) -> memoryview:
     size = os.fstat(fd).st_size
     if not rows or size != rows * columns * 8:
         raise ValueError(f"{size} bytes for {rows} rows")
+    if size <= PIECE_BYTES:
+        return memoryview(
+            os.pread(fd, size, 0)
+        )  # a map has a descriptor of its own: thousands of rows may wait
     # Private, as older kernels map a write-sealed file in no other way.
     return memoryview(mmap.mmap(fd, size, mmap.MAP_PRIVATE, mmap.PROT_READ))
