@@ -56,3 +56,8 @@ class RequestError(ModeldError):
 def retryable(code: str, message: str, **parameters: Any) -> RequestError:
     """An error that another try, later or elsewhere, may not meet."""
     return RequestError(code, message, retryable=True, **parameters)
+
+
+def shutting_down() -> RequestError:
+    """The refusal of what isn't admitted, or can't be finished, as the daemon ends."""
+    return retryable("DRAINING", "this daemon is shutting down; ask another")

@@ -153,7 +153,7 @@ def test_what_waits_to_be_decoded_is_bounded(
     registry: Registry, make_daemon: Callable[..., Daemon], rows: np.ndarray
 ) -> None:
     """Beyond the queue's limit BUSY at once, under the id; each message gets one reply, in a drain as well."""
-    daemon = make_daemon(registry.root, limits={"queue_bytes": 1 << 20}).start()
+    daemon = make_daemon(registry.root, limits={"queue_bytes": 1 << 20, "drain_timeout_s": 60}).start()
     with zmq.Context() as context, context.socket(zmq.DEALER) as sock:
         sock.set(zmq.RCVTIMEO, 20_000)
         sock.set(zmq.LINGER, 0)
@@ -165,12 +165,40 @@ def test_what_waits_to_be_decoded_is_bounded(
         os.kill(stopped.pid, signal.SIGSTOP)
         for number in range(20):
             sock.send(request(rows, number))
-        busy = json.loads(sock.recv())
-        assert (busy["code"], busy["parameters"]) == ("BUSY", {"retryable": True})
+        sock.send(b'{"op": "live"}')  # when that is answered, all of them have been admitted or refused
+        replies = list(iter(lambda: json.loads(sock.recv()), {"id": None, "live": True}))
+        assert {(reply["code"], reply["parameters"]["retryable"]) for reply in replies} == {("BUSY", True)}
         daemon.signal(signal.SIGTERM)
         wait_until(lambda: daemon.logged("draining"))
+        sock.send(request(rows, 20))
+        refused = json.loads(sock.recv())
+        assert (refused["id"], refused["code"]) == (20, "DRAINING")
         os.kill(stopped.pid, signal.SIGCONT)
-        replies = [busy, *(json.loads(sock.recv()) for _ in range(19))]
-    assert sorted(reply["id"] for reply in replies) == list(range(20))
-    assert {reply.get("code") for reply in replies} <= {"BUSY", "DRAINING", None}
+        answered = [json.loads(sock.recv()) for _ in range(20 - len(replies))]
+    assert sorted(reply["id"] for reply in (*replies, *answered)) == list(range(20))
+    assert not any("error" in reply for reply in answered), answered
+    assert daemon.wait() == 0
+
+
+def test_what_the_decoder_cannot_finish_is_refused_at_the_end(
+    registry: Registry, make_daemon: Callable[..., Daemon], rows: np.ndarray
+) -> None:
+    """A drain waits no longer than its limit: each message that is still with the decoder, or behind it, is told so."""
+    daemon = make_daemon(registry.root, limits={"drain_timeout_s": 0.5}).start()
+    with zmq.Context() as context, context.socket(zmq.DEALER) as sock:
+        sock.set(zmq.RCVTIMEO, 20_000)
+        sock.set(zmq.LINGER, 0)
+        sock.connect(daemon.data)
+        sock.send(request(rows, -1))
+        sock.recv()
+        stopped = decoder(daemon)
+        assert stopped is not None
+        os.kill(stopped.pid, signal.SIGSTOP)
+        for number in range(3):
+            sock.send(request(rows, number))
+        sock.send(b'{"op": "live"}')
+        assert json.loads(sock.recv())["live"]
+        daemon.signal(signal.SIGTERM)
+        replies = [json.loads(sock.recv()) for _ in range(3)]
+    assert [(reply["id"], reply["code"]) for reply in replies] == [(at, "DRAINING") for at in range(3)]
     assert daemon.wait() == 0

@@ -5,13 +5,16 @@ from __future__ import annotations
 import fcntl
 import os
 import struct
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
 import msgspec
 import pytest
 
+from modeld.config import Limits
 from modeld.errors import RequestError
+from modeld.front.data import DECODE_BYTES, DataService
 from modeld.front.decoding import Decoding
 from modeld.wire.contract import Contract
 from modeld.work import ipc
@@ -86,21 +89,29 @@ class Front:
         self.workers: list[FakeWorker] = []
         self.now_ns = 0
         self.incidents: list[str] = []
-        self.no_process = False
+        self.chores: deque[Callable[[], bool]] = deque()
+        self.fails: Exception | None = None
         self.decoding = Decoding(
             self._spawn, self._in_pieces, lambda: self.now_ns, self._incident,
             **{"max_rows": 10, "queue_requests": 10, "queue_bytes": 1000, "memory_limit_mb": 512} | limits,
         )  # type: ignore[arg-type]  # fmt: skip
 
     def _spawn(self) -> Any:
-        if self.no_process:
-            raise OSError(11, "no process")
+        if self.fails is not None:
+            raise self.fails
         self.workers.append(FakeWorker())
         return self.workers[-1]
 
     def _in_pieces(self, step: Callable[[], bool]) -> None:
-        while not step():
-            pass
+        """One after the other, as the loop does: what a chore brings in comes after it."""
+        self.chores.append(step)
+        if len(self.chores) == 1:
+            self.run()
+
+    def run(self) -> None:
+        while self.chores:
+            if self.chores[0]():
+                self.chores.popleft()
 
     def _incident(self, what: str) -> str:
         self.incidents.append(what)
@@ -134,6 +145,24 @@ def test_a_message_is_read_and_its_rows_are_taken(front):
     assert first.told == [1, (struct.pack("d", 0.5), 1)]
     assert [kind for kind, _ in worker.sent[3:]] == [ipc.READ]
     assert (second.told, front.decoding.pending) == ([], 1)
+
+
+def test_rows_that_wait_hold_no_descriptors(front):
+    """What a worker gets later is mapped only where it is large, and the queue's bytes bound how many of those wait."""
+    waiting: list[memoryview] = []
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(20):
+        message = front.submit(NARROW)
+        message.take = lambda data, _: waiting.append(data)
+        front.workers[0].say(HEADING)
+        front.workers[0].say(rows_read(1000), bytes(8000))
+    assert waiting == [bytes(8000)] * 20
+    assert len(os.listdir("/proc/self/fd")) <= before
+    message = front.submit(NARROW)
+    message.take = lambda data, _: waiting.append(data)
+    front.workers[0].say(HEADING)
+    front.workers[0].say(rows_read(100_000), bytes(800_000))
+    assert waiting[-1] == bytes(800_000)
 
 
 def test_a_message_may_want_other_rows_by_the_time_they_are_there(front):
@@ -206,13 +235,43 @@ def test_too_much_that_waits_is_refused_at_once():
 
 def test_no_process_or_no_fork_is_busy(front):
     """The system has none, or the zygote couldn't fork: the client is told to try again."""
-    front.no_process = True
+    front.fails = OSError(11, "no process")
     assert front.submit(NARROW).told == ["BUSY"]
-    front.no_process = False
+    front.fails = None
     message = front.submit(NARROW)
     front.workers[0].pid = 0
     front.workers[0].on_end("couldn't be forked")
     assert message.told == ["BUSY"]
+
+
+def test_thousands_that_wait_are_refused_where_no_decoder_can_be_had():
+    """It died, and there is no process for another: BUSY for each of them, and later ones are decoded again."""
+    front = Front(queue_requests=5000, queue_bytes=1 << 20)
+    messages = [front.submit(NARROW) for _ in range(3000)]
+    front.fails = OSError(11, "no process")
+    front.workers[0].on_end("killed")
+    assert [message.told for message in messages] == [["BUSY"]] * 3000
+    assert not front.decoding.pending
+    front.fails = None
+    later = front.submit()
+    front.workers[1].say(HEADING)
+    assert later.told == [1]
+
+
+def test_an_error_of_ours_stops_it_for_a_while_only(front):
+    """What a chore lets out leaves its message without a decoder: it gets one, and those behind it their turn."""
+    front.fails = MemoryError()
+    with pytest.raises(MemoryError):
+        front.submit()
+    front.chores.clear()  # the loop forgets a chore that raised
+    front.fails = None
+    front.submit()
+    assert (front.decoding.pending, front.workers) == (2, [])
+    front.now_ns = 16_000_000_000
+    front.decoding.tick()
+    front.workers[0].say(HEADING)
+    front.workers[0].say(HEADING)
+    assert not front.decoding.pending
 
 
 def test_a_stuck_decoder_is_ended_and_an_idle_one_let_go(front):
@@ -234,3 +293,66 @@ def test_a_stuck_decoder_is_ended_and_an_idle_one_let_go(front):
     assert second.closed
     front.submit(NARROW)
     assert len(front.workers) == 3
+
+
+def test_at_the_end_nothing_is_left_without_an_answer(front):
+    """The one that the decoder has, and those behind it."""
+    messages = [front.submit(NARROW) for _ in range(3)]
+    front.decoding.close()
+    assert [message.told for message in messages] == [["DRAINING"]] * 3
+    assert front.workers[0].closed
+    assert not front.decoding.pending
+
+
+class FakeSocket:
+    """The data socket with one message in it."""
+
+    first: Any = None
+
+    def __init__(self, *body: bytes) -> None:
+        self.body = list(body)
+        self.sent: list[dict[str, Any]] = []
+
+    def recv(self) -> list[bytes]:
+        return [b"\0peer", b"", *self.body]
+
+    def send(self, frames: list[bytes]) -> None:
+        self.sent.append(msgspec.json.decode(frames[2]))
+
+
+class FakeGuard:
+    """One that knows the sender, who may only look."""
+
+    def __init__(self, *, curve: bool) -> None:
+        self.curve = curve
+
+    def admit(self, _frame: Any, op: str) -> None:
+        if op == "predict":
+            raise RequestError("UNAUTHORIZED", "anna has read; predict needs predict")
+
+
+def received(front: Front, *body: bytes, curve: bool = False, **limits: int) -> list[dict[str, Any]]:
+    """What the data socket answers at once, with no model served."""
+    sock: Any = FakeSocket(*body)
+    guard: Any = FakeGuard(curve=curve)
+    service = DataService(sock, {}, Limits(**limits), lambda: front.now_ns, str, guard, front.decoding)
+    service.on_message()
+    return sock.sent
+
+
+def test_a_message_that_is_too_large_never_gets_to_the_decoder(front):
+    """The limit is on all its frames; a header that nobody has read is no reason to copy the rest."""
+    large = b'{"id": "big", "op": "live", "padding": "' + b" " * DECODE_BYTES + b'"}'
+    for head in (large, b'{"op": "live", "id": "big"}'):
+        (refusal,) = received(front, head, *[bytes(DECODE_BYTES)] * 3, max_message_bytes=3 * DECODE_BYTES)
+        assert (refusal["id"], refusal["code"]) == ("big", "TOO_LARGE")
+    assert not front.workers
+    received(front, large)
+    assert front.workers
+
+
+def test_a_key_that_may_not_predict_gets_nothing_decoded(front):
+    """What it is told has the id of its request."""
+    (refusal,) = received(front, b'{"id": 7, "features": [' + b"1, " * DECODE_BYTES, curve=True)
+    assert (refusal["id"], refusal["code"]) == (7, "UNAUTHORIZED")
+    assert not front.workers

@@ -191,8 +191,10 @@ def test_any_bytes_are_a_request_or_malformed(head):
 
 
 def test_early_id_looks_at_the_beginning_of_json_only():
-    """What a header of any size begins with; anything it isn't sure of is None. MessagePack is passed through."""
+    """What a header of any size begins with; anything it isn't sure of is None. MessagePack is passed through
+    up to 256 KiB."""
     assert header.early_id(msgspec.msgpack.encode({"features": [1.0] * 10_000, "id": 7})) == 7
+    assert header.early_id(msgspec.msgpack.encode({"id": 7, "features": [1.0] * 30_000})) is None
     tail = b', "features": [' + b"1, " * 10_000
     assert header.early_id(b'{"id": "x"' + tail) == "x"
     assert header.early_id(b'{ "op": "predict", "model_version": null, "id": -7 ' + tail) == -7

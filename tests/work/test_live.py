@@ -51,6 +51,15 @@ def test_what_was_answered_arrives_as_it_was(rows: int, at_once: int, size: int,
         os.fstat(fd)
 
 
+def test_a_view_of_a_message_is_not_kept() -> None:
+    """One row of very many features comes as a view too: what is remembered is a copy."""
+    remembered = LiveRows(contract("1.0.0"), 8)
+    message = bytearray(8 * len(FEATURES))
+    remembered.add(memoryview(message), 1, [bytes(8)])
+    message.clear()  # a BufferError where anybody has a view of it
+    assert len(remembered) == 1
+
+
 def test_nothing_is_remembered_where_that_is_switched_off() -> None:
     """trial.live_rows: 0."""
     assert len(answered(5, contract("1.0.0"), size=0)[0]) == 0

@@ -9,7 +9,7 @@ import zmq
 
 from modeld import __version__
 from modeld.config import Limits
-from modeld.errors import RequestError, retryable
+from modeld.errors import RequestError, retryable, shutting_down
 from modeld.front.decoding import Decoding
 from modeld.front.guard import Guard
 from modeld.front.large import LargeMessage
@@ -90,13 +90,15 @@ class DataService:
         encode = header.encode_json if head[:1] == b"{" else header.encode_msgpack
         request_id: RequestId = None
         try:
+            size = _size(body)
+            if size > self._limits.max_message_bytes:
+                request_id = header.peek_id(head) if len(head) <= DECODE_BYTES else header.early_id(head)
+                raise RequestError(
+                    "TOO_LARGE", f"a message has at most {self._limits.max_message_bytes} bytes"
+                )
             if len(head) > DECODE_BYTES:
                 self._decode_elsewhere(envelope, encode, body, admitted_ns)
                 return
-            size = _size(body)
-            if size > self._limits.max_message_bytes:
-                request_id = header.peek_id(head)
-                self.check_size(size)
             request = header.decode(head)
             request_id = request.id
             if self._guard is not None:
@@ -113,16 +115,6 @@ class DataService:
     ) -> None:
         """Reply to anything but a prediction. Raises RequestError."""
         self.send(envelope, [encode({"id": request.id, **self._other(request, raw_frames)})])
-
-    def check_size(self, size: int) -> None:
-        """Raises RequestError TOO_LARGE for a message of more bytes than are allowed."""
-        if size > self._limits.max_message_bytes:
-            raise RequestError("TOO_LARGE", f"a message has at most {self._limits.max_message_bytes} bytes")
-
-    def admit_caller(self, first: zmq.Frame, op: str) -> None:
-        """Raises RequestError UNAUTHORIZED where the sender of a message with this first frame may not ask for `op`."""
-        if self._guard is not None:
-            self._guard.admit(first, op)
 
     def fail(
         self, envelope: list[bytes], encode: replies.Encode, request_id: RequestId, error: Exception
@@ -169,6 +161,8 @@ class DataService:
         size: int,
         admitted_ns: int,
     ) -> None:
+        if self.draining:
+            raise shutting_down()
         served, binding = self.bind(request)
         contract, checked = binding.contract, binding.served.large_rows
         raw, max_rows = body[1:], self._limits.max_rows
@@ -184,17 +178,22 @@ class DataService:
     def _decode_elsewhere(
         self, envelope: list[bytes], encode: replies.Encode, body: list[bytes], admitted_ns: int
     ) -> None:
-        message = LargeMessage(self, envelope, encode, body, self.sock.first, admitted_ns)
+        message = LargeMessage(self, envelope, encode, body, admitted_ns)
         try:
+            if self.draining:
+                raise shutting_down()
+            if self._guard is not None:
+                # Before its header is read: nothing but predictions is so large, and who may predict may ask for all
+                # that there is on this socket.
+                self._guard.admit(self.sock.first, "predict")
             self._decoding.submit(message)
-        except RequestError as busy:
-            message.refuse(busy)
+        except RequestError as refusal:
+            message.refuse(refusal)
 
     def bind(self, request: Request) -> tuple[Served, Binding]:
-        """The model and the version that is to answer. Raises RequestError where none may."""
+        """The model and the version that is to answer a request that was admitted, in a drain too. Raises RequestError
+        where none may."""
         served = self._model(request.model_name)
-        if self.draining:
-            raise retryable("DRAINING", "this daemon is shutting down; ask another")
         binding = self._resident(served.slot, request.model_version)
         parameters = request.parameters
         if parameters is not None:

@@ -15,8 +15,8 @@ from typing import Protocol
 
 import msgspec
 
-from modeld.errors import RequestError, retryable
-from modeld.front.matrix import Transfer
+from modeld.errors import RequestError, retryable, shutting_down
+from modeld.front.matrix import PIECE_BYTES, Transfer
 from modeld.front.spawner import Worker
 from modeld.wire.contract import Contract
 from modeld.work import ipc
@@ -95,29 +95,43 @@ class Decoding:
             )
         self._waiting.append(message)
         self._waiting_bytes += size
-        self._next()
+        self._in_pieces(self._next)
 
     def tick(self) -> None:
-        """End a decoder that is stuck, and one that has nothing to do."""
+        """End a decoder that is stuck, and one that has nothing to do; go on where an error of ours stopped it all."""
         worker, took_ns = self._worker, self._clock_ns() - self._since_ns
-        if worker is None:
-            return
-        if self._current is not None and took_ns > _LATE_NS:
-            self._since_ns = self._clock_ns()  # its end is told of in a moment
-            worker.kill()
-        elif self._current is None and took_ns > _IDLE_NS:
+        if self._current is not None:
+            if took_ns > _LATE_NS:
+                self._since_ns = self._clock_ns()
+                if worker is not None:
+                    worker.kill()  # its end is told of in a moment
+                else:
+                    self._on_end("it was never started")
+        elif self._waiting:
+            self._next()
+        elif worker is not None and took_ns > _IDLE_NS:
             self._let_go()
 
     def close(self) -> None:
+        """Let the decoder go; what is still unanswered is refused."""
         self._let_go(kill=True)
+        unanswered = [self._current, *self._waiting]
+        self._current = None
+        self._waiting.clear()
+        self._waiting_bytes = 0
+        for message in unanswered:
+            if message is not None:
+                message.refuse(shutting_down())
 
-    def _next(self) -> None:
-        if self._current is not None or not self._waiting:
-            return
-        self._current = self._waiting.popleft()
-        self._waiting_bytes -= _size(self._current)
-        self._attempts = 0
-        self._begin()
+    def _next(self) -> bool:
+        """A turn of the loop's for the message whose turn it is: where thousands have to be refused, nobody waits for
+        all of them."""
+        if self._current is None and self._waiting:
+            self._current = self._waiting.popleft()
+            self._waiting_bytes -= _size(self._current)
+            self._attempts = 0
+            self._begin()
+        return True
 
     def _begin(self) -> None:
         """Bring the message at hand to the decoder, piece by piece."""
@@ -208,14 +222,15 @@ class Decoding:
             self._begin()
 
     def _refuse(self, error: RequestError) -> None:
-        if self._current is not None:
-            self._current.refuse(error)
+        message = self._current
         self._done()
+        if message is not None:
+            message.refuse(error)
 
     def _done(self) -> None:
         self._current = self._contract = None
         self._since_ns = self._clock_ns()
-        self._next()
+        self._in_pieces(self._next)
 
     def _let_go(self, *, kill: bool = False) -> None:
         worker, self._worker = self._worker, None
@@ -244,5 +259,9 @@ def _rows(fd: int, rows: int, columns: int) -> memoryview:
     size = os.fstat(fd).st_size
     if not rows or size != rows * columns * 8:
         raise ValueError(f"{size} bytes for {rows} rows")
+    if size <= PIECE_BYTES:
+        return memoryview(
+            os.pread(fd, size, 0)
+        )  # a map has a descriptor of its own: thousands of rows may wait
     # Private, as older kernels map a write-sealed file in no other way.
     return memoryview(mmap.mmap(fd, size, mmap.MAP_PRIVATE, mmap.PROT_READ))

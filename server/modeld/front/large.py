@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-import zmq
-
 from modeld.errors import RequestError
 from modeld.wire import header, replies, tensors
 from modeld.wire.contract import Contract
@@ -26,15 +24,12 @@ class LargeMessage:
         envelope: list[bytes],
         encode: replies.Encode,
         body: list[bytes],
-        first: zmq.Frame,
         admitted_ns: int,
     ) -> None:
         self._service = service
         self._envelope = envelope
         self._encode = encode
-        self._first = first
         self._admitted_ns = admitted_ns
-        self._bytes = sum(map(len, body))
         self._raw_frames = len(body) - 1
         self._request = Request()
         self._contract: Contract
@@ -57,8 +52,6 @@ class LargeMessage:
         self._service.refuse(self._envelope, self._encode, known, error)
 
     def _open(self, service: DataService, request: Request) -> Contract | None:
-        service.check_size(self._bytes)
-        service.admit_caller(self._first, request.op)
         if request.op == "predict":
             self._contract = service.bind(request)[1].contract
             return self._contract

@@ -30,8 +30,8 @@ class LiveRows:
 
     def add(self, data: bytes | memoryview, rows: int, tensors: Sequence[bytes]) -> None:
         """Remember a request's first row; `add_one((data, tensors))` does where it has one."""
-        if rows > 1:
-            data = bytes(data[: self._row_bytes])  # a view would keep the whole matrix
+        if rows > 1 or not isinstance(data, bytes):
+            data = bytes(data[: self._row_bytes])  # a view would keep the whole message, or a descriptor
             tensors = [tensor[:width] for tensor, width in zip(tensors, self._widths, strict=True)]
         self._rows.append((data, tensors))
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 from modeld import log
-from modeld.errors import RequestError, retryable
+from modeld.errors import shutting_down
 from modeld.swap.former import FormerVersions
 from modeld.swap.policy import Pointer, Resident, State
 from modeld.swap.ports import Binding, Ports, Trial
@@ -192,9 +192,5 @@ class Service:
         """Let every worker go; what is still unanswered is refused."""
         self._revival.end()
         for served in self.residents():
-            served.fail_all(_shutting_down)
+            served.fail_all(shutting_down)
             served.close(kill=False)
-
-
-def _shutting_down() -> RequestError:
-    return retryable("DRAINING", "this daemon is shutting down; ask another")

@@ -21,8 +21,8 @@ MAX_RAW_FRAMES = 64
 MAX_ID_CHARACTERS = 256
 #: The largest envelope that is echoed: frames, and bytes in all.
 MAX_ENVELOPE_FRAMES, MAX_ENVELOPE_BYTES = 16, 4096
-#: What `early_id` looks at.
-_EARLY_BYTES = 4096
+#: What `early_id` looks at: of JSON the beginning, of MessagePack all of a header that isn't larger (below 1 ms).
+_EARLY_BYTES, _EARLY_MSGPACK_BYTES = 4096, 256 * 1024
 #: Where msgspec says a value of the wrong type is.
 _AT_PATH = re.compile(r"at `([^`]+)`")
 #: The longest reason that an operator may give. Characters.
@@ -191,12 +191,10 @@ _EARLY_ID = re.compile(
 
 
 def early_id(header: bytes | memoryview) -> RequestId:
-    """As `peek_id`, and quick for a header of any size: of JSON it looks at the beginning alone.
-
-    MessagePack says how long things are, so that they can be passed over.
-    """
+    """As `peek_id`, and quick for a header of any size: of JSON it looks at the beginning alone, and large MessagePack,
+    of which each element has to be passed over one by one, has none."""
     if header[:1] != b"{":
-        return peek_id(header)
+        return peek_id(header) if len(header) <= _EARLY_MSGPACK_BYTES else None
     found = _EARLY_ID.match(bytes(header[:_EARLY_BYTES]))
     return peek_id(b'{"id":%b}' % found[1]) if found is not None else None
 

@@ -36,12 +36,12 @@ def main(channel: socket.socket, memory_limit_mb: int) -> None:
         packet, fds, _, _ = socket.recv_fds(channel, ipc.MAX_PACKET, 1)
         if not packet:
             return
-        with os.fdopen(fds[0], "rb", buffering=0) as file:
-            found = os.pread(file.fileno(), os.fstat(file.fileno()).st_size, 0)
-        rows = -1
+        rows, found = -1, b""
         try:
             if packet[0] == ipc.READ:
                 message = None  # the memory of the one before goes first
+            found = _contents(fds[0])
+            if packet[0] == ipc.READ:
                 message = _Message(found, array.array("Q", packet[ipc.HEAD.size :]))
                 answer = message.heading()
             else:
@@ -50,7 +50,7 @@ def main(channel: socket.socket, memory_limit_mb: int) -> None:
         except (RequestError, MemoryError) as error:
             answer = _refusal(error)
         finally:
-            del found
+            found = b""
         socket.send_fds(channel, [answer], [rows] if rows >= 0 else [])
         if rows >= 0:
             os.close(rows)
@@ -93,6 +93,12 @@ class _Message:
             memory.write(data)
         fcntl.fcntl(fd, fcntl.F_ADD_SEALS, SEALS)
         return ipc.head(ipc.ROWS_READ, rows=rows), fd
+
+
+def _contents(fd: int) -> bytes:
+    """All that is in the memfd, which is closed."""
+    with os.fdopen(fd, "rb", buffering=0):
+        return os.pread(fd, os.fstat(fd).st_size, 0)
 
 
 def _refusal(error: RequestError | MemoryError) -> bytes:
