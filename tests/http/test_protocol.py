@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import resource
@@ -14,6 +15,10 @@ from pathlib import Path
 import pytest
 from tests.http.conftest import Gateway, _maker, _take_down
 from tests.support import wait_until
+from uvicorn.config import Config
+from uvicorn.server import ServerState
+
+from modeld.http.protocol import MAX_PIPELINED, BoundedProtocol
 
 INFER = "/v2/models/alpha/infer"
 BODY = json.dumps({"inputs": [{"name": "f", "shape": [1, 1], "datatype": "FP64", "data": [1]}]}).encode()
@@ -171,3 +176,50 @@ def test_a_client_that_leaves_with_requests_waiting_is_no_incident(gateway: Gate
     for _ in range(3):  # each takes as long as one of theirs
         assert gateway.client.post(INFER, content=BODY).status_code == 503
     assert gateway.logged("incident") == []
+
+
+class SteppedLoop(asyncio.SelectorEventLoop):
+    """An event loop whose time is set."""
+
+    now = 0.0
+
+    def time(self) -> float:
+        return self.now
+
+
+async def echo(scope, receive, send) -> None:
+    """Answers with the path, once whatever was asked is there."""
+    while (await receive()).get("more_body"):
+        pass
+    said = scope["path"].encode()
+    length = [(b"content-length", str(len(said)).encode())]
+    await send({"type": "http.response.start", "status": 200, "headers": length})
+    await send({"type": "http.response.body", "body": said})
+
+
+@pytest.fixture
+def stepped() -> Iterator[tuple[SteppedLoop, socket.socket, BoundedProtocol]]:
+    """A connection whose time is set: its loop, the client's end, and the protocol."""
+    loop, (ours, theirs) = SteppedLoop(), socket.socketpair()
+    config = Config(echo, log_config=None, lifespan="off", timeout_keep_alive=60)
+    protocol = BoundedProtocol(config, ServerState(), {}, loop)
+    theirs.setblocking(False)
+    try:
+        loop.run_until_complete(loop.connect_accepted_socket(lambda: protocol, ours))
+        yield loop, theirs, protocol
+    finally:
+        protocol.transport.abort()
+        loop.run_until_complete(asyncio.sleep(0))
+        theirs.close()
+        loop.close()
+
+
+def test_nothing_is_kept_of_requests_beyond_the_limit(stepped) -> None:
+    """They aren't kept until the one under way is answered, nor until its client has read what there is."""
+    loop, client, protocol = stepped
+    client.setblocking(True)
+    client.sendall(b"GET / HTTP/1.1\r\n\r\n" * (MAX_PIPELINED + 2))
+    client.setblocking(False)
+    loop.run_until_complete(asyncio.sleep(0))
+    assert protocol.transport.is_closing()
+    assert not protocol.pipeline

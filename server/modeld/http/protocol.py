@@ -61,6 +61,7 @@ class BoundedProtocol(HttpToolsProtocol):
         if len(self.pipeline) > MAX_PIPELINED:
             self.logger.warning("closed a connection with more than %d requests under way", MAX_PIPELINED)
             self.transport.close()
+            self.pipeline.clear()  # whatever is under way ends first, and keeps us until then
         if self._whole:  # nearly always: a request is seldom larger than a read
             self._came = self._body = 0
             if self._timer is not None:
