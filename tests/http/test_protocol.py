@@ -214,6 +214,24 @@ def stepped() -> Iterator[tuple[SteppedLoop, socket.socket, BoundedProtocol]]:
         loop.close()
 
 
+def test_time_begins_anew_with_each_request_of_a_row(stepped) -> None:
+    """Also where every read ends one request and begins the next; half a request is still ended."""
+    loop, client, protocol = stepped
+    asked = b"GET /v2 HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    client.sendall(asked[:10])
+    for _ in range(8):
+        loop.now += protocol.request_timeout_s / 2
+        loop.run_until_complete(
+            asyncio.sleep(0)
+        )  # a timer that is due is called now, while nothing is answered
+        client.sendall(asked[10:] + asked[:10])
+        said = loop.run_until_complete(loop.sock_recv(client, 65536))
+        assert said.startswith(b"HTTP/1.1 200")
+        assert said.endswith(b"/v2")
+    loop.now += protocol.request_timeout_s + 1
+    assert loop.run_until_complete(loop.sock_recv(client, 65536)).startswith(b"HTTP/1.1 408")
+
+
 def test_nothing_is_kept_of_requests_beyond_the_limit(stepped) -> None:
     """They aren't kept until the one under way is answered, nor until its client has read what there is."""
     loop, client, protocol = stepped

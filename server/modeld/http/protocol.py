@@ -76,6 +76,7 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._whole:  # it begins in the same read that ended the one before
             self._whole = False
             self._came, self._body = 1, 0  # of its first bytes one at least
+            self._since = self.loop.time()
         super().on_message_begin()
 
     def on_body(self, body: bytes) -> None:
