@@ -178,6 +178,14 @@ def test_a_client_that_leaves_with_requests_waiting_is_no_incident(gateway: Gate
     assert gateway.logged("incident") == []
 
 
+def test_small_chunks_are_no_head(connect) -> None:
+    """A body that comes byte by byte, each a chunk, is framed by more than a head may have; that isn't kept."""
+    said = answer(
+        connect(CHUNKED + b"".join(b"1\r\n%c\r\n" % each for each in BODY.ljust(100_000)) + b"0\r\n\r\n")
+    )
+    assert said.startswith(b"HTTP/1.1 503")
+
+
 class SteppedLoop(asyncio.SelectorEventLoop):
     """An event loop whose time is set."""
 
