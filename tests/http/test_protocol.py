@@ -186,6 +186,14 @@ def test_small_chunks_are_no_head(connect) -> None:
     assert said.startswith(b"HTTP/1.1 503")
 
 
+def test_what_is_no_http_isnt_the_answer_to_what_was_asked_before(connect) -> None:
+    """Behind a request under way it only ends the connection; else it is told like any other refusal."""
+    assert b"HTTP/1.1 400" not in rest(connect(head(len(BODY)) + BODY + b"\0\0\0\0"))
+    said = rest(connect(b"\0\0\0\0"))
+    assert said.startswith(b"HTTP/1.1 400 Bad Request\r\n")
+    assert json.loads(said.partition(b"\r\n\r\n")[2])["code"] == "usage"
+
+
 class SteppedLoop(asyncio.SelectorEventLoop):
     """An event loop whose time is set."""
 

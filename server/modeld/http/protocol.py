@@ -88,6 +88,9 @@ class BoundedProtocol(HttpToolsProtocol):
         self._whole = True
         super().on_message_complete()
 
+    def send_400_response(self, msg: str) -> None:
+        self._end(400, "usage", msg)
+
     def handle_websocket_upgrade(self) -> None:
         # From here on it is another protocol's connection, with pings of its own.
         self._whole = True
