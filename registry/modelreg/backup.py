@@ -12,6 +12,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,7 +26,7 @@ from modelreg.sealed import CHECKSUM_FILE, Sealed, checksum_bytes, read_export, 
 
 if TYPE_CHECKING:
     from modelreg.core import Core
-    from modelreg.state import VersionState
+    from modelreg.state import Export, VersionState
 
 log = logging.getLogger("modelreg")
 
@@ -100,9 +101,7 @@ def _members(registry: Core, progress: Progress, disk: Disk) -> Iterator[tuple[s
             for file, data in {**sealed.files, CHECKSUM_FILE: checksum_bytes(sealed.files)}.items():
                 yield f"{name}/versions/{found.version}/{file}", data
             for export in found.exports:
-                limit = registry.settings.limits.version_bytes
-                data = read_export(registry.root / name, export, max_bytes=limit, disk=disk)
-                yield f"{name}/{export.file}", data
+                yield f"{name}/{export.file}", _read_export(registry, name, found, export, disk)
         signatures = registry.root / name / "signatures"
         for file in disk.listdir(signatures) if disk.exists(signatures) else ():
             if file.endswith(".sig"):
@@ -117,11 +116,33 @@ def _read(registry: Core, name: str, found: VersionState, disk: Disk) -> Sealed:
         directory = registry.version_dir(name, found.version)
         return read_sealed(directory, expect_digest=found.digest, max_bytes=limit, disk=disk)
     except NotFoundError:
-        for entry in trash.entries(registry.root, disk):
-            ours = (entry.name, entry.version) == (name, found.version)
-            if ours and disk.exists(entry.path / CHECKSUM_FILE):  # not what was added as an export
-                return read_sealed(entry.path, expect_digest=found.digest, max_bytes=limit, disk=disk)
-        raise IntegrityError(f"{directory}: missing, though it is registered; see: modelreg doctor") from None
+        trashed = _trashed(registry, name, found, CHECKSUM_FILE, disk)
+        if trashed is None:
+            raise IntegrityError(
+                f"{directory}: missing, though it is registered; see: modelreg doctor"
+            ) from None
+        return read_sealed(trashed, expect_digest=found.digest, max_bytes=limit, disk=disk)
+
+
+def _read_export(registry: Core, name: str, found: VersionState, export: Export, disk: Disk) -> bytes:
+    """What was added in another format; it goes to the trash with its version, as an entry of its own."""
+    limit = registry.settings.limits.version_bytes
+    try:
+        return read_export(registry.root / name, export, max_bytes=limit, disk=disk)
+    except IntegrityError:
+        moved = replace(export, file=Path(export.file).name)
+        trashed = _trashed(registry, name, found, moved.file, disk)
+        if trashed is None:
+            raise
+        return read_export(trashed, moved, max_bytes=limit, disk=disk)
+
+
+def _trashed(registry: Core, name: str, found: VersionState, file: str, disk: Disk) -> Path | None:
+    """The directory with ``file`` among what the trash has of a version."""
+    for entry in trash.entries(registry.root, disk):
+        if (entry.name, entry.version) == (name, found.version) and disk.exists(entry.path / file):
+            return entry.path
+    return None
 
 
 def restore(source: Path, root: Path, disk: Disk = DISK, *, dry_run: bool = False) -> int:

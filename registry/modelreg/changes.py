@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from typing import Any, Final, Literal
 
@@ -84,11 +84,13 @@ def retreat(name: str, to: str | None, channel: str, mark_failed: bool, expect: 
     return decide
 
 
-def next_retreat(state: ModelState, channel: str, to: str | None, failed: str | None) -> str | None:
-    """Where the rollback after one to ``to`` would go; ``failed``: what that one marks as failed."""
-    now = state.channels[channel]
-    for version in (now.version, *now.previous):
-        if version not in (None, to, failed) and state.versions[version].status in PROMOTABLE:
+def next_retreat(state: ModelState, channel: str, ops: Sequence[KnownOp]) -> str | None:
+    """Where the rollback after one with ``ops`` would go; ``state``: before it."""
+    now = state.channels.get(channel)
+    # What the channel gets, and what is marked as failed.
+    out = {op.version for op in ops if isinstance(op, ChannelOp | StatusOp)}
+    for version in (now.version, *now.previous) if now is not None else ():
+        if version is not None and version not in out and state.versions[version].status in PROMOTABLE:
             return version
     return None
 

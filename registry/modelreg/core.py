@@ -68,6 +68,7 @@ class Core(Reading):
         dry_run: bool,
         judge: Judge | None = None,
         expect_seq: int | None = None,
+        back: bool = False,
     ) -> Commit:
         acting = self._acting(actor)
         if reason is not None:
@@ -109,6 +110,7 @@ class Core(Reading):
                     to_version=op.version,
                     digest=None if op.version is None else state.versions[op.version].digest,
                     overridden=op.overridden,
+                    next_rollback=changes.next_retreat(state, channel, decision.ops) if back else None,
                 )
         return commit
 

@@ -188,10 +188,7 @@ class Registry(Lifecycle):
             name, to, channel, mark_failed, expect if expect is not UNSET else changes.ANY
         )
         reason = check_text(reason, "a reason (--reason)")
-        commit = self._change(name, channel, decide, reason, actor, dry_run, expect_seq=expect_seq)
-        gone = commit.from_version if mark_failed else None
-        following = changes.next_retreat(self.state(name), channel, commit.to_version, gone)
-        return replace(commit, next_rollback=following)
+        return self._change(name, channel, decide, reason, actor, dry_run, expect_seq=expect_seq, back=True)
 
     def validate(
         self, ref: str, *, key: str | Path | None = None, actor: str | None = None, dry_run: bool = False

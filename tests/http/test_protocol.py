@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import resource
@@ -14,6 +15,10 @@ from pathlib import Path
 import pytest
 from tests.http.conftest import Gateway, _maker, _take_down
 from tests.support import wait_until
+from uvicorn.config import Config
+from uvicorn.server import ServerState
+
+from modeld.http.protocol import MAX_PIPELINED, BoundedProtocol
 
 INFER = "/v2/models/alpha/infer"
 BODY = json.dumps({"inputs": [{"name": "f", "shape": [1, 1], "datatype": "FP64", "data": [1]}]}).encode()
@@ -171,3 +176,84 @@ def test_a_client_that_leaves_with_requests_waiting_is_no_incident(gateway: Gate
     for _ in range(3):  # each takes as long as one of theirs
         assert gateway.client.post(INFER, content=BODY).status_code == 503
     assert gateway.logged("incident") == []
+
+
+def test_small_chunks_are_no_head(connect) -> None:
+    """A body that comes byte by byte, each a chunk, is framed by more than a head may have; that isn't kept."""
+    said = answer(
+        connect(CHUNKED + b"".join(b"1\r\n%c\r\n" % each for each in BODY.ljust(100_000)) + b"0\r\n\r\n")
+    )
+    assert said.startswith(b"HTTP/1.1 503")
+
+
+def test_what_is_no_http_isnt_the_answer_to_what_was_asked_before(connect) -> None:
+    """Behind a request under way it only ends the connection; else it is told like any other refusal."""
+    assert b"HTTP/1.1 400" not in rest(connect(head(len(BODY)) + BODY + b"\0\0\0\0"))
+    said = rest(connect(b"\0\0\0\0"))
+    assert said.startswith(b"HTTP/1.1 400 Bad Request\r\n")
+    assert json.loads(said.partition(b"\r\n\r\n")[2])["code"] == "usage"
+
+
+class SteppedLoop(asyncio.SelectorEventLoop):
+    """An event loop whose time is set."""
+
+    now = 0.0
+
+    def time(self) -> float:
+        return self.now
+
+
+async def echo(scope, receive, send) -> None:
+    """Answers with the path, once whatever was asked is there."""
+    while (await receive()).get("more_body"):
+        pass
+    said = scope["path"].encode()
+    length = [(b"content-length", str(len(said)).encode())]
+    await send({"type": "http.response.start", "status": 200, "headers": length})
+    await send({"type": "http.response.body", "body": said})
+
+
+@pytest.fixture
+def stepped() -> Iterator[tuple[SteppedLoop, socket.socket, BoundedProtocol]]:
+    """A connection whose time is set: its loop, the client's end, and the protocol."""
+    loop, (ours, theirs) = SteppedLoop(), socket.socketpair()
+    config = Config(echo, log_config=None, lifespan="off", timeout_keep_alive=60)
+    protocol = BoundedProtocol(config, ServerState(), {}, loop)
+    theirs.setblocking(False)
+    try:
+        loop.run_until_complete(loop.connect_accepted_socket(lambda: protocol, ours))
+        yield loop, theirs, protocol
+    finally:
+        protocol.transport.abort()
+        loop.run_until_complete(asyncio.sleep(0))
+        theirs.close()
+        loop.close()
+
+
+def test_time_begins_anew_with_each_request_of_a_row(stepped) -> None:
+    """Also where every read ends one request and begins the next; half a request is still ended."""
+    loop, client, protocol = stepped
+    asked = b"GET /v2 HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    client.sendall(asked[:10])
+    for _ in range(8):
+        loop.now += protocol.request_timeout_s / 2
+        loop.run_until_complete(
+            asyncio.sleep(0)
+        )  # a timer that is due is called now, while nothing is answered
+        client.sendall(asked[10:] + asked[:10])
+        said = loop.run_until_complete(loop.sock_recv(client, 65536))
+        assert said.startswith(b"HTTP/1.1 200")
+        assert said.endswith(b"/v2")
+    loop.now += protocol.request_timeout_s + 1
+    assert loop.run_until_complete(loop.sock_recv(client, 65536)).startswith(b"HTTP/1.1 408")
+
+
+def test_nothing_is_kept_of_requests_beyond_the_limit(stepped) -> None:
+    """They aren't kept until the one under way is answered, nor until its client has read what there is."""
+    loop, client, protocol = stepped
+    client.setblocking(True)
+    client.sendall(b"GET / HTTP/1.1\r\n\r\n" * (MAX_PIPELINED + 2))
+    client.setblocking(False)
+    loop.run_until_complete(asyncio.sleep(0))
+    assert protocol.transport.is_closing()
+    assert not protocol.pipeline

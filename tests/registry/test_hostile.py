@@ -383,22 +383,25 @@ def test_a_probe_that_has_nowhere_to_write(two, monkeypatch, tmp_path):
         two.validate("momentum:1.0.0")
 
 
-def test_a_version_that_vanishes_while_it_is_backed_up_comes_from_the_trash(two, root, tmp_path):
-    """Deleted between the reading of the log and of its files: the backup has it all the same."""
+@pytest.mark.parametrize("at", ["versions/1.2.0", ".onnx"])
+def test_a_version_that_vanishes_while_it_is_backed_up_comes_from_the_trash(two, root, tmp_path, at):
+    """Deleted between the reading of the log and of its files, or of its exports: the backup has all of them."""
     two.register(
         "momentum", two.version_dir("momentum", "1.0.0") / "model.txt", version="1.2.0", golden=False
     )
+    (tmp_path / "c.onnx").write_bytes(b"converted")
+    two.add_export("momentum:1.2.0", tmp_path / "c.onnx", format="onnx")
     state = two.state("momentum")
     other = Registry(root)
 
     class Late:
-        """An os in which the version is deleted right before its directory is opened."""
+        """An os in which the version is deleted right before something of it is opened."""
 
         def __getattr__(self, name):
             return getattr(os, name)
 
         def open(self, path, *arguments, **options):
-            if str(path).endswith("versions/1.2.0") and other.state("momentum").seq == state.seq:
+            if str(path).endswith(at) and other.state("momentum").seq == state.seq:
                 other.delete("momentum:1.2.0")
             return os.open(path, *arguments, **options)
 

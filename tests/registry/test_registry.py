@@ -9,11 +9,20 @@ import os
 import threading
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from modelreg import ConflictError, IntegrityError, NotFoundError, Registry, RegistryError, UsageError
+from modelreg import (
+    ConflictError,
+    IntegrityError,
+    NotFoundError,
+    Registry,
+    RegistryError,
+    StoreUnavailableError,
+    UsageError,
+)
 from modelreg.disk import Disk
 from modelreg.golden import load
 from modelreg.sealed import read_sealed
@@ -108,6 +117,30 @@ def test_rollback_is_one_record_and_passes_over_failed_versions(two, models):
     ):
         with pytest.raises(ConflictError):
             again()
+
+
+def test_rollback_of_a_channel_that_was_never_set(two):
+    """To a version that is named: decided the same when it is only tried, and no other version is left to go to."""
+    tried = two.rollback("momentum", to="1.0.0", channel="canary", reason="x", dry_run=True)
+    done = two.rollback("momentum", to="1.0.0", channel="canary", reason="x")
+    assert done == replace(tried, at=done.at)
+    assert (done.from_version, done.to_version, done.next_rollback) == (None, "1.0.0", None)
+
+
+def test_a_rollback_that_is_written_is_told_of(two, monkeypatch):
+    """Also where nothing can be read any more right after it: the caller mustn't take it for one that failed."""
+    for version in ("1.0.0", "1.1.0"):
+        two.promote(f"momentum:{version}", reason="x")
+    state, known = two.state, two.state("momentum").seq
+
+    def then_away(name):
+        if state(name).seq > known:
+            raise StoreUnavailableError("gone")
+        return state(name)
+
+    monkeypatch.setattr(two, "state", then_away)
+    done = two.rollback("momentum", reason="x")
+    assert (done.seq, done.to_version, done.next_rollback) == (known + 1, "1.0.0", "1.1.0")
 
 
 def test_rollback_to_a_named_version(two):

@@ -16,7 +16,7 @@ from modeld.http.problems import Problem, render
 
 #: A request may come as slowly as this, beyond the time that each has. Bytes a second.
 MIN_BYTES_PER_S = 16_384
-#: Head, trailers and what frames chunks: at most so much, and an eighth of the body. Bytes.
+#: Head, trailers, what frames a chunk: at most so much in a row, without any of the body. Bytes.
 MAX_HEAD_BYTES = 65_536
 #: Requests of one connection that may wait for the answer of the one before. uvicorn reads on meanwhile.
 MAX_PIPELINED = 256
@@ -33,8 +33,8 @@ class BoundedProtocol(HttpToolsProtocol):
         super().__init__(*arguments, **named)
         self._timer: asyncio.TimerHandle | None = None
         self._since = 0.0
-        #: What has come since then, and how much of it was body. Bytes.
-        self._came = self._body = 0
+        #: What has come since then, and how much of it since the last of the body. Bytes.
+        self._came = self._bare = 0
         self._whole = False
         self._answered: RequestResponseCycle | None = None
 
@@ -57,16 +57,18 @@ class BoundedProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         self._whole = False
         self._came += len(data)
+        self._bare += len(data)
         super().data_received(data)
         if len(self.pipeline) > MAX_PIPELINED:
             self.logger.warning("closed a connection with more than %d requests under way", MAX_PIPELINED)
             self.transport.close()
+            self.pipeline.clear()  # whatever is under way ends first, and keeps us until then
         if self._whole:  # nearly always: a request is seldom larger than a read
-            self._came = self._body = 0
+            self._came = self._bare = 0
             if self._timer is not None:
                 self._expect_no_more()
         elif not self.transport.is_closing():
-            if self._came - self._body > MAX_HEAD_BYTES + self._body // 8:
+            if self._bare > MAX_HEAD_BYTES:
                 self._end(431, "HEAD_TOO_LARGE", f"a request's head has at most {MAX_HEAD_BYTES} bytes")
             elif self._timer is None:
                 self._expect()
@@ -74,16 +76,20 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         if self._whole:  # it begins in the same read that ended the one before
             self._whole = False
-            self._came, self._body = 1, 0  # of its first bytes one at least
+            self._came = self._bare = 1  # of its first bytes one at least
+            self._since = self.loop.time()
         super().on_message_begin()
 
     def on_body(self, body: bytes) -> None:
-        self._body += len(body)
+        self._bare = 0
         super().on_body(body)
 
     def on_message_complete(self) -> None:
         self._whole = True
         super().on_message_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        self._end(400, "usage", msg)
 
     def handle_websocket_upgrade(self) -> None:
         # From here on it is another protocol's connection, with pings of its own.
