@@ -69,6 +69,14 @@ class World:
         #: When the version that serves was condemned; 0 while it isn't.
         self.condemned_ns = 0
         self.labels: dict[int, str] = {}
+        #: What served last, all that ever did, and that did in this life; what was promoted with the word that other
+        #: features are meant.
+        self.last: str | None = None
+        self.served: set[str] = set()
+        self.proved: set[str] = set()
+        #: By version: the revision under which this life first heard of it.
+        self.named: dict[str, int] = {}
+        self.meant: set[str] = set()
         #: What served when the hold in force was first seen, or since.
         self.frozen: str | None = None
         self.disk.promote(self.make("good").name)
@@ -88,7 +96,8 @@ class World:
     def start(self) -> Front:
         """A new life: what was asked of the one before went down with it, and is asked again by who cares."""
         self.generation, self.served_once, self.labels, self.condemned_ns = 0, False, {}, 0
-        self.frozen = None
+        self.frozen = self.last = None
+        self.proved, self.named = set(), {}
         self.waiting.clear()
         self.answers_due = 0
         front = self.front_class(
@@ -145,7 +154,9 @@ class World:
     def promote_new(self) -> None:
         version = self.make()
         self.note(f"  {version}")
-        self.disk.promote(version.name, allow_schema_change=self.chance.random() < 0.5)
+        meant = self.chance.random() < 0.5
+        self.meant |= {version.name} if meant else set()
+        self.disk.promote(version.name, allow_schema_change=meant)
 
     def promote_old(self) -> None:
         fit = [name for name in self.versions if name not in self.disk.failed]
@@ -241,6 +252,7 @@ class World:
             )
             assert slot.generation == serving.generation >= self.generation, "the generation went backwards"
             self.generation = slot.generation
+            self.check_features(slot, serving.contract.version)
         self.check_hold(slot)
         for one in warm:
             assert one.served is not serving.served
@@ -257,6 +269,25 @@ class World:
         assert not overdue, f"{serving.contract.version} goes on serving: {slot.service.condemned}"
         if slot.trial is not None:
             assert slot.trial.pointer.digest not in slot.rejected, "a rejected version is tried again"
+
+    def check_features(self, slot: Any, now: str) -> None:
+        """Other features than before come in where that was meant; going back to what served always is."""
+        if slot.desired is not None:
+            self.named.setdefault(slot.desired.version, slot.desired.revision)
+        if now != self.last and self.last is not None:
+            same = self.versions[now].features == self.versions[self.last].features
+            # What was promoted and superseded while nobody looked can't be told from what served.
+            unseen = slot.desired.held_before and self.named[now] == slot.desired.revision
+            assert same or unseen or now in self.served | self.meant, (
+                f"{now} has other features than {self.last}"
+            )
+        self.last = now
+        self.served.add(now)
+        self.proved.add(now)
+        for one in slot.rejected.values():
+            assert not (one.of_promotion and one.version in self.proved), (
+                f"{one.version} served: {one.reason}"
+            )
 
     def check_hold(self, slot: Any) -> None:
         """Under a hold the only way is back: by an operator's rollback, or in probation."""
@@ -283,6 +314,7 @@ class World:
             self.at_rest()
         last = self.make("good")
         self.note(f"the last: {last}")
+        self.meant.add(last.name)
         self.disk.promote(last.name, allow_schema_change=True)
         if not self.front.up:  # there was nothing that it could have served
             self.front = self.start()

@@ -291,14 +291,14 @@ class Daemon:
     ) -> None:
         self.source.write(Write(0, model, expect, to, mark_failed, reason[:MAX_REASON], actor), done)
 
-    def keep(self, binding: Binding, rejected: list[Rejection]) -> None:
+    def keep(self, binding: Binding, rejected: list[Rejection], unserved: list[str]) -> None:
         pointer = binding.served.pointer
         remembered = [
             Remembered(r.version, r.digest, r.stage, r.reason[:MAX_REASON], r.at, r.actor, r.mark_failed)
             for r in rejected
         ]
         self.models[pointer.model].slot.degraded.pop("state_dir", None)
-        kept = Kept(pointer, binding.generation, remembered, list(binding.contract.features))
+        kept = Kept(pointer, binding.generation, remembered, list(binding.contract.features), unserved)
         self.source.link.send(Keep(kept))
 
     def start_trial(self, pointer: Pointer, trial: Trial) -> RunningTrial:
@@ -386,7 +386,7 @@ class Daemon:
         )
         if (kept := self.source.kept.get(name)) is not None:
             rejected = [Rejection(**msgspec.structs.asdict(one)) for one in kept.rejected]
-            slot.resume(kept.pointer, kept.generation, rejected, kept.features)
+            slot.resume(kept.pointer, kept.generation, rejected, kept.features, kept.unserved)
         slot.held = self.source.held(name)
         self.models[name] = Served(slot)
         return slot

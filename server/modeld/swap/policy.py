@@ -62,7 +62,7 @@ class Pointer:
     revision: int
     directory: str
     allow_schema_change: bool = False
-    #: The version was served from this source before: going back to it is always meant.
+    #: The source named the version before: going back to it is meant, if it served then.
     held_before: bool = False
     #: Who moved the pointer, and why: for events and the log.
     actor: str = ""

@@ -6,7 +6,7 @@ this with a seed and no process. Owned by one thread.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from modeld import log
@@ -128,7 +128,11 @@ class Slot:
     def has_served(self, pointer: Pointer) -> bool:
         """Whether the version is known to be good: a trial of it is about a worker, and not about the version."""
         resident = any(binding.digest == pointer.digest for binding in self.service.bindings())
-        return pointer.held_before or resident or self._memory.is_of(pointer.digest)
+        return resident or self._memory.is_of(pointer.digest) or self._is_way_back(pointer)
+
+    def _is_way_back(self, pointer: Pointer) -> bool:
+        """Whether the pointer leads back to a version that clients knew, and didn't only pass by on trial."""
+        return pointer.held_before and not self._memory.knows_unserved(pointer.digest)
 
     def residents(self) -> list[Any]:
         """Every version that has workers or requests: serving, warm, retiring."""
@@ -137,10 +141,19 @@ class Slot:
     # -- what happened
 
     def resume(
-        self, kept: Pointer, generation: int, rejected: list[Rejection], features: Sequence[str] = ()
+        self,
+        kept: Pointer,
+        generation: int,
+        rejected: list[Rejection],
+        features: Sequence[str] = (),
+        unserved: Iterable[str] = (),
     ) -> None:
-        """What the state directory remembers of the time before this start; `features`: those of `kept`, if known."""
+        """What the state directory remembers of the time before this start.
+
+        `features`: those of `kept`, if known; `unserved`: digests that were named and never served.
+        """
         self._memory.kept, self._memory.features = kept, features
+        self._memory.restore_unserved(unserved)
         self.service.generation = generation
         self._rejections.restore(rejected)
 
@@ -154,6 +167,8 @@ class Slot:
             self._write_back.reset()
             self._rejections.pointer_moved(self.desired, desired)
             self._let_in = None
+            if desired is not None and not self.has_served(desired):
+                self._memory.named_first(desired.digest)
         self.desired = desired
         self._unfit = unfit
         self.reconcile()
@@ -254,7 +269,7 @@ class Slot:
     def _objection(self, trial: Trial) -> str | None:
         """Other features than the clients of the version before send are a rejection, unless that was meant."""
         pointer = trial.pointer
-        if self._allow_schema_change or pointer.allow_schema_change or pointer.held_before:
+        if self._allow_schema_change or pointer.allow_schema_change or self._is_way_back(pointer):
             return None
         new = trial.served.contract.features
         if self.serving is not None:
@@ -356,6 +371,7 @@ class Slot:
             served, pointer, self._number(served, pointer), kind, self.rejected.keys(), live, **fields
         )
         self._rolling_back = False
+        self._memory.served(served.pointer.digest)
 
     def _number(self, served: Any, pointer: Pointer) -> int:
         """The generation of what is to serve: the pointer's revision, and higher than what went before."""
@@ -375,7 +391,7 @@ class Slot:
 
     def _keep(self) -> None:
         assert self.serving is not None
-        self._ports.keep(self.serving, self._rejections.to_keep())
+        self._ports.keep(self.serving, self._rejections.to_keep(), self._memory.unserved)
 
     def _revive(self) -> None:
         self.service.revive()

@@ -67,6 +67,8 @@ class Kept(msgspec.Struct):
     rejected: list[Remembered] = []
     #: Its features in order; empty where the record was written by a daemon that didn't keep them.
     features: list[str] = []
+    #: Digests that the source has named and that never served.
+    unserved: list[str] = []
 
 
 class Keep(msgspec.Struct, tag=True):
