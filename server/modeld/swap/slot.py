@@ -120,6 +120,17 @@ class Slot:
         return self.desired.version
 
     @property
+    def waiting_behind_hold(self) -> str | None:
+        """The version that a hold keeps out, which nothing else speaks against."""
+        if not self._kept_out or self.desired is None or self.desired.digest in self.rejected:
+            return None
+        return self.waiting
+
+    @property
+    def _kept_out(self) -> bool:
+        return self.held is not None and (self._let_in is None or self.desired != self._let_in)
+
+    @property
     def in_use(self) -> set[str]:
         """The versions that serve, are warm or on trial: a worker may have to read their files."""
         found = {binding.served.pointer.version for binding in self.service.bindings()}
@@ -247,7 +258,7 @@ class Slot:
             warm=self.service.former.view(self._unfit),
             trial=OnTrial(self.trial.pointer.digest, self.trial.outcome) if self.trial is not None else None,
             rejected=frozenset(self.rejected),
-            held=self.held is not None and (self._let_in is None or self.desired != self._let_in),
+            held=self._kept_out,
             condemned=self.service.condemned is not None,
             may_write=writes and self._write_back.due,
             kept=self._memory.kept,
