@@ -10,7 +10,7 @@ from tests.simulation.clock import Clock
 from tests.simulation.disk import Disk, FileEvent
 
 from modeld.watch import messages
-from modeld.watch.messages import FromWatcher, Keep, Kept, Look, Observed, ToWatcher, Write
+from modeld.watch.messages import FromWatcher, Holds, Keep, Kept, Look, Observed, ToWatcher, Write
 
 POLL_S = 1.0
 _BACK_S = 0.5
@@ -21,6 +21,7 @@ class StateDirectory:
 
     def __init__(self) -> None:
         self.kept: dict[str, Kept] = {}
+        self.holds: dict[str, str] = {}
 
 
 class Watcher:
@@ -82,6 +83,7 @@ class Watcher:
         self._last = packet
         if self._first:
             observed.kept, self._first = list(self.state.kept.values()), False
+            observed.holds = self.state.holds
         observed.token = token
         self._say(observed)
 
@@ -97,6 +99,8 @@ class Watcher:
             self._say(written)
         elif isinstance(message, Keep):
             self.state.kept[message.kept.pointer.model] = message.kept
+        elif isinstance(message, Holds):
+            self.state.holds = message.held
 
     def _say(self, message: FromWatcher) -> None:
         """A stream: what was said first comes first, however long it takes."""

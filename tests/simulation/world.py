@@ -99,7 +99,7 @@ class World:
         """A new life: what was asked of the one before went down with it, and is asked again by who cares."""
         self.generation, self.served_once, self.labels, self.condemned_ns = 0, False, {}, 0
         self.frozen = self.last = None
-        self.proved, self.named = set(), {}
+        self.proved, self.named, self.was_full = set(), {}, False
         self.waiting.clear()
         self.answers_due = 0
         front = self.front_class(
@@ -219,7 +219,7 @@ class World:
 
     def machine_is_full(self) -> None:
         machine = self.front.spawner
-        machine.full = True
+        machine.full = self.was_full = True
 
         def room() -> None:
             machine.full = False
@@ -259,6 +259,7 @@ class World:
             )
             assert slot.generation == serving.generation >= self.generation, "the generation went backwards"
             self.generation = slot.generation
+            self.check_start(slot, serving.digest)
             self.check_features(slot, serving.contract.version)
         self.check_hold(slot)
         for one in warm:
@@ -276,6 +277,14 @@ class World:
         assert not overdue, f"{serving.contract.version} goes on serving: {slot.service.condemned}"
         if slot.trial is not None:
             assert slot.trial.pointer.digest not in slot.rejected, "a rejected version is tried again"
+
+    def check_start(self, slot: Any, digest: str) -> None:
+        """What was marked failed is the last resort of a restart, under a hold too."""
+        better = slot.desired is not None and slot.desired.digest not in {digest, *slot.rejected}
+        if self.last is None and better and not self.was_full:
+            assert digest not in slot._unfit, (
+                f"{digest} serves after a restart, and {slot.desired.version} waits"
+            )
 
     def check_features(self, slot: Any, now: str) -> None:
         """Other features than before come in where that was meant; going back to what served always is."""
@@ -302,7 +311,7 @@ class World:
         if not slot.held or self.frozen is None:
             self.frozen = now if slot.held else None
         elif now != self.frozen:
-            assert now in self.named_back.union(self.disk.past), f"{now} is let in under a hold"
+            assert now in self.named_back.union(self.disk.past, self.served), f"{now} is let in under a hold"
             self.frozen = now
 
     def come_to_rest(self) -> None:

@@ -219,7 +219,7 @@ class AdminService:
                         )
                     )
 
-            slot.rolled_back(outcome.to_version)
+            slot.rolled_back(outcome.from_version, outcome.to_version)
             self._when_settled([slot], settled, respond)
 
         if why := self._source_is_away(slot):

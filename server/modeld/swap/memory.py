@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 from modeld.swap.policy import Pointer
 
@@ -52,6 +52,7 @@ class Memory:
         """A candidate of this start was superseded before it was proved."""
         self._superseded += 1
 
-    def starved(self, unfit: Collection[str]) -> bool:
-        """Whether so many were that it is better to serve the kept version first, unless its digest is `unfit`."""
-        return self.kept is not None and self.kept.digest not in unfit and self._superseded >= _STARVED_AFTER
+    @property
+    def starved(self) -> bool:
+        """Whether so many were that it is better to serve the kept version first."""
+        return self._superseded >= _STARVED_AFTER

@@ -73,6 +73,8 @@ class Slot:
         self._rolling_back = False
         #: A pointer that an operator moved back under a hold, which therefore doesn't stand in its way.
         self._let_in: Pointer | None = None
+        #: The version that an operator's rollback was written for, while the source hasn't been seen to name it.
+        self._back_to: str | None = None
 
     # -- what there is
 
@@ -110,7 +112,8 @@ class Slot:
     def settled(self) -> bool:
         """Nothing is under way."""
         waits = self.trial is None or (self.held is not None and self.trial.outcome == "ready")
-        return waits and not self._write_back.under_way and not self._candidacy.patient
+        under_way = self._write_back.under_way or self._candidacy.patient or self._back_to is not None
+        return waits and not under_way
 
     @property
     def waiting(self) -> str | None:
@@ -181,6 +184,9 @@ class Slot:
             if desired is not None and not self.has_served(desired):
                 self._memory.named_first(desired.digest)
         self.desired = desired
+        back_to, self._back_to = self._back_to, None
+        if desired is not None and desired.version == back_to:
+            self._let_in = desired
         self._unfit = unfit
         self.reconcile()
 
@@ -213,11 +219,18 @@ class Slot:
         """An operator has this model's pointer moved back: the next swap is that rollback, until it is over."""
         self._rolling_back = under_way
 
-    def rolled_back(self, to: str | None) -> None:
-        """The pointer is back: a hold keeps others from moving it forth, and not the operator from going back."""
-        if self.desired is not None and self.desired.version == to:
+    def rolled_back(self, left: str | None, to: str | None) -> None:
+        """The pointer is back: a hold keeps others from moving it forth, and not the operator from going back.
+
+        While the source is only known to name the version that was `left`, this is about what it says next.
+        """
+        if self.desired is None:
+            return
+        if self.desired.version == to:
             self._let_in = self.desired
             self.reconcile()
+        elif self.desired.version == left:
+            self._back_to = to
 
     def forgive(self) -> None:
         """Forget that the wanted version was rejected, and try it once more."""
@@ -262,7 +275,8 @@ class Slot:
             condemned=self.service.condemned is not None,
             may_write=writes and self._write_back.due,
             kept=self._memory.kept,
-            starved=self._memory.starved(self._unfit),
+            kept_fit=self._memory.kept is None or self._memory.kept.digest not in self._unfit,
+            starved=self._memory.starved,
             aborted=self._candidacy.aborted,
             may_try=self._candidacy.due,
         )
@@ -328,14 +342,14 @@ class Slot:
         self._tell_of_swap()
         self._ports.join(trial.served, trial.worker)
         self.compared = trial.live
-        kind = "rollback" if self._rolling_back else "swap"
+        back, kind = self._goes_back, "rollback" if self._rolling_back else "swap"
         self._serve(
             trial.served, wanted, kind, trial.live, trial_ms=round(took_ms, 1), stages_ms=trial.stages_ms
         )
         trial.forget()
         self.service.begin_probation()
         self.service.trim()
-        if not self.warm:
+        if back or not self.warm:
             self._keep()  # nothing better is kept from before
 
     def _tell_of_swap(self) -> None:
@@ -343,12 +357,16 @@ class Slot:
         if self.serving is not None and not self._rolling_back:
             self._news = ("swapped", self._ports.clock_ns())
 
+    @property
+    def _goes_back(self) -> bool:
+        """What serves is left, and isn't only followed by something newer."""
+        return self._rolling_back or (self.serving is not None and self.serving.digest in self._unfit)
+
     def _swap_to_warm(self) -> None:
         assert self.desired is not None
         served = self.service.former.take_warm(self.desired.digest)
         self._tell_of_swap()
-        back = self._rolling_back or (self.serving is not None and self.serving.digest in self._unfit)
-        self._serve(served, self.desired, "rollback" if back else "swap")
+        self._serve(served, self.desired, "rollback" if self._goes_back else "swap")
         self.service.trim()
         self._keep()
 
