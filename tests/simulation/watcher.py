@@ -10,7 +10,7 @@ from tests.simulation.clock import Clock
 from tests.simulation.disk import Disk, FileEvent
 
 from modeld.watch import messages
-from modeld.watch.messages import FromWatcher, Holds, Keep, Kept, Look, Observed, ToWatcher, Write
+from modeld.watch.messages import FromWatcher, Given, Holds, Keep, Kept, Look, Observed, ToWatcher, Write
 
 POLL_S = 1.0
 _BACK_S = 0.5
@@ -22,6 +22,7 @@ class StateDirectory:
     def __init__(self) -> None:
         self.kept: dict[str, Kept] = {}
         self.holds: dict[str, str] = {}
+        self.generations: dict[str, tuple[int, str]] = {}
 
 
 class Watcher:
@@ -83,7 +84,7 @@ class Watcher:
         self._last = packet
         if self._first:
             observed.kept, self._first = list(self.state.kept.values()), False
-            observed.holds = self.state.holds
+            observed.holds, observed.generations = self.state.holds, self.state.generations
         observed.token = token
         self._say(observed)
 
@@ -101,11 +102,15 @@ class Watcher:
             self.state.kept[message.kept.pointer.model] = message.kept
         elif isinstance(message, Holds):
             self.state.holds = message.held
+        elif isinstance(message, Given):
+            self.state.generations = message.generations
 
     def _say(self, message: FromWatcher) -> None:
         """A stream: what was said first comes first, however long it takes."""
         data = messages.encode(message)[4:]
-        arrives = max(self._last_out_ns, self.clock.ns + int(self.chance.uniform(0.0001, 0.003) * 1e9)) + 1
+        arrives = (
+            max(self._last_out_ns, self.clock.ns + int(self.chance.uniform(0.0001, 0.003) * 1e9)) + 2
+        )  # whatever is rounded
         self._last_out_ns = arrives
         self.clock.after((arrives - self.clock.ns) / 1e9, lambda: self._arrived(data))
 
@@ -125,7 +130,9 @@ class Watcher:
             if life == self._life and self._alive:
                 self._handle(message)
 
-        at = max(self._last_in_ns, self.clock.ns + int(self.chance.uniform(0.0001, 0.001) * 1e9)) + 1
+        at = (
+            max(self._last_in_ns, self.clock.ns + int(self.chance.uniform(0.0001, 0.001) * 1e9)) + 2
+        )  # whatever is rounded
         self._last_in_ns = at
         self.clock.after((at - self.clock.ns) / 1e9, arrives)
         return True

@@ -21,6 +21,8 @@ from modeld.swap.policy import State
 _TRIAL_S = 2.0
 #: From a promotion that nothing disturbs to its service: a poll, and less than this for the trial. Seconds.
 _CONVERGES_S = POLL_S + 1.0
+#: From a swap to its generation in the state directory: a watcher that died is started again. Seconds.
+_WRITTEN_S = 2.0
 #: From a failure in probation to the version before. Seconds.
 _FALLS_BACK_S = 1.0
 #: The longest wait that the daemon sets itself between two writes to the source. Seconds.
@@ -97,9 +99,12 @@ class World:
 
     def start(self) -> Front:
         """A new life: what was asked of the one before went down with it, and is asked again by who cares."""
-        self.generation, self.served_once, self.labels, self.condemned_ns = 0, False, {}, 0
+        # What the life before had no time to write down is forgotten; the rest holds for the next one too.
+        self.generation, _ = self.state.generations.get("alpha", (0, ""))
+        self.labels = {g: label for g, label in self.labels.items() if g <= self.generation}
+        self.served_once, self.condemned_ns, self.unwritten_ns = False, 0, 0
         self.frozen = self.last = None
-        self.proved, self.named, self.was_full = set(), {}, False
+        self.proved, self.named, self.disturbed = set(), {}, False
         self.waiting.clear()
         self.answers_due = 0
         front = self.front_class(
@@ -202,6 +207,7 @@ class World:
 
     def worker_dies(self) -> None:
         if alive := self.front.spawner.alive:
+            self.disturbed = True
             self.chance.choice(alive).die("killed by SIGKILL")
 
     def watcher_dies(self) -> None:
@@ -219,7 +225,7 @@ class World:
 
     def machine_is_full(self) -> None:
         machine = self.front.spawner
-        machine.full = self.was_full = True
+        machine.full = self.disturbed = True
 
         def room() -> None:
             machine.full = False
@@ -259,6 +265,10 @@ class World:
             )
             assert slot.generation == serving.generation >= self.generation, "the generation went backwards"
             self.generation = slot.generation
+            written = self.state.generations.get("alpha") == (slot.generation, serving.digest)
+            self.unwritten_ns = 0 if written else self.unwritten_ns or self.clock.ns
+            late = self.unwritten_ns and self.clock.ns - self.unwritten_ns > _WRITTEN_S * 1e9
+            assert not late, f"generation {slot.generation} isn't written down"
             self.check_start(slot, serving.digest)
             self.check_features(slot, serving.contract.version)
         self.check_hold(slot)
@@ -279,9 +289,9 @@ class World:
             assert slot.trial.pointer.digest not in slot.rejected, "a rejected version is tried again"
 
     def check_start(self, slot: Any, digest: str) -> None:
-        """What was marked failed is the last resort of a restart, under a hold too."""
+        """What was marked failed is a restart's last resort, where nothing better can be tried; under a hold too."""
         better = slot.desired is not None and slot.desired.digest not in {digest, *slot.rejected}
-        if self.last is None and better and not self.was_full:
+        if self.last is None and better and not self.disturbed:
             assert digest not in slot._unfit, (
                 f"{digest} serves after a restart, and {slot.desired.version} waits"
             )

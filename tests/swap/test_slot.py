@@ -522,6 +522,30 @@ def test_a_start_without_the_source_serves_what_is_kept(slot, ports):
     assert (len(ports.trials), ports.writes[0].expect) == (1, "1.1.0")
 
 
+def test_generations_go_on_after_a_restart_in_probation(ports):
+    """Without the source the kept version serves above the one that was on probation, which comes back above it."""
+    slot = make_slot(ports)
+    slot.resume(ONE, 1, [])
+    slot.resume_generation(12, TWO.digest)
+    slot.observe(None)
+    ports.trials[-1].ready()
+    assert (versions(slot)[0], slot.generation) == ("1.0.0", 13)
+    slot.observe(replace(TWO, revision=12))
+    ports.trials[-1].ready()
+    assert (versions(slot)[0], slot.generation) == ("1.1.0", 14)
+
+
+def test_a_version_keeps_its_generation_over_a_restart(ports):
+    """The one on probation is served again at once: nothing has come between. An older record says nothing."""
+    slot = make_slot(ports)
+    slot.resume(ONE, 7, [])
+    slot.resume_generation(3, THREE.digest)
+    slot.resume_generation(12, TWO.digest)
+    slot.observe(replace(TWO, revision=12))
+    ports.trials[-1].ready()
+    assert slot.generation == 12
+
+
 def test_a_start_amid_promotions_serves_what_is_kept_first(slot, ports):
     """One candidate after the other is superseded before it is proved: then the version from before fills the gap."""
     slot.resume(ONE, 7, [])

@@ -278,6 +278,7 @@ class Daemon:
             counts[kind] = counts.get(kind, 0) + 1
         self._events.send_multipart([f"{kind}.{model}".encode(), header.encode_json(body)], zmq.NOBLOCK)
         self._notifier.send(self._status_line())
+        self.source.tell_generations()
 
     def write(
         self,
@@ -387,6 +388,8 @@ class Daemon:
         if (kept := self.source.kept.get(name)) is not None:
             rejected = [Rejection(**msgspec.structs.asdict(one)) for one in kept.rejected]
             slot.resume(kept.pointer, kept.generation, rejected, kept.features, kept.unserved)
+        if name in self.source.generations:
+            slot.resume_generation(*self.source.generations[name])
         slot.held = self.source.held(name)
         self.models[name] = Served(slot)
         return slot
@@ -434,6 +437,7 @@ class Daemon:
         self.source.check()
         self.source.tell_in_use()
         self.source.tell_holds()
+        self.source.tell_generations()
         self.check_start()
         if self._draining_since_ns or (not self.ready and any(s.slot.trial for s in self.models.values())):
             self._notifier.extend()

@@ -19,6 +19,8 @@ class Memory:
         self.kept: Pointer | None = None
         #: What the clients of the kept version send; empty where that isn't known.
         self.features: Sequence[str] = ()
+        #: The digest that had the last generation.
+        self.numbered: str | None = None
         self._superseded = 0
         #: Digests that the source named here first and that never served since, oldest first: what holds the channel
         #: may be refused or superseded on trial, and then a promotion of it isn't the way back that it looks like.

@@ -168,8 +168,13 @@ class Slot:
         """
         self._memory.kept, self._memory.features = kept, features
         self._memory.restore_unserved(unserved)
-        self.service.generation = generation
+        self.resume_generation(generation, kept.digest)
         self._rejections.restore(rejected)
+
+    def resume_generation(self, generation: int, digest: str) -> None:
+        """The generation before this start, where it is the last that is known of, and the version that had it."""
+        if generation > self.service.generation:
+            self.service.generation, self._memory.numbered = generation, digest
 
     def observe(self, desired: Pointer | None, unfit: frozenset[str] = frozenset()) -> None:
         """The source says this now. None: it names no version, and what serves goes on serving.
@@ -405,7 +410,7 @@ class Slot:
     def _number(self, served: Any, pointer: Pointer) -> int:
         """The generation of what is to serve: the pointer's revision, and higher than what went before."""
         digest, desired = served.pointer.digest, self.desired
-        if self.serving is not None or not self._memory.is_of(digest):
+        if self.serving is not None or digest != self._memory.numbered:
             return max(pointer.revision, self.generation + 1)
         if desired is not None and desired.digest != digest:
             # What was promoted since may have been served before the restart, under its own revision.
