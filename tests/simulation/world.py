@@ -257,6 +257,7 @@ class World:
             return
         serving, warm = slot.serving, slot.warm
         self.served_once = self.served_once or serving is not None
+        self.check_hold(slot)
         if self.served_once:
             assert serving is not None, "nothing serves any more"
             assert serving.served.state is State.SERVING
@@ -271,7 +272,6 @@ class World:
             assert not late, f"generation {slot.generation} isn't written down"
             self.check_start(slot, serving.digest)
             self.check_features(slot, serving.contract.version)
-        self.check_hold(slot)
         for one in warm:
             assert one.served is not serving.served
             assert one.served.state in (State.DRAINING, State.WARM)
