@@ -162,6 +162,8 @@ class FakePorts:
     events: list[dict[str, Any]] = field(default_factory=list)
     logged: list[str] = field(default_factory=list)
     kept: list[tuple[str, int, list[str]]] = field(default_factory=list)
+    #: What the last copy was kept with: digests that never served.
+    unserved: list[str] = field(default_factory=list)
     _timers: list[tuple[int, int, Callable[[], None]]] = field(default_factory=list)
     _order: count[int] = field(default_factory=count)
 
@@ -201,7 +203,8 @@ class FakePorts:
         assert model == "alpha"
         self.writes.append(FakeWrite(expect, to, mark_failed, reason, actor, done))
 
-    def keep(self, binding: Binding, rejected: list[Rejection]) -> None:
+    def keep(self, binding: Binding, rejected: list[Rejection], unserved: list[str]) -> None:
+        self.unserved = unserved
         self.kept.append((binding.digest, binding.generation, [one.digest for one in rejected]))
 
     def event(self, kind: str, model: str, **fields: Any) -> None:

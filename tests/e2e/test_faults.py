@@ -341,6 +341,19 @@ def test_a_restart_without_the_registry_serves_the_last_known_good(
     registry.promote("alpha:1.1.0", reason="next")
     wait_until(lambda: daemon.model()["version"] == "1.1.0", 10)
     wait_until(lambda: daemon.status()["degraded"] == [])
+    # Killed in probation: the version before is served again, and never under a generation that another one had.
+    generation = daemon.model()["generation"]
+    numbers = daemon.directory / "state/generations.json"
+    wait_until(lambda: json.loads(numbers.read_text())["alpha"][0] == generation)
+    daemon.signal(signal.SIGKILL)
+    daemon.wait()
+    registry.root.rename(away)
+    daemon.start()
+    line = daemon.model()
+    assert (line["version"], line["generation"]) == ("1.0.0", generation + 1)
+    away.rename(registry.root)
+    wait_until(lambda: daemon.model()["version"] == "1.1.0", 10)
+    assert daemon.model()["generation"] == generation + 2
 
 
 def test_a_worker_killed_without_the_registry_is_replaced_from_the_copy(

@@ -161,8 +161,11 @@ def test_an_operators_day(
     waiting = operate({"op": "reload", **ALPHA})
     assert (waiting["reloaded"], waiting["version"]) == (False, "1.1.0")
     assert "the open" in waiting["reason"]
-    rolled = operate({"op": "rollback", **ALPHA, "reason": "x", "mark_failed": False})
+    back = {"op": "rollback", **ALPHA, "reason": "x"}
+    check_refusal({"id": None, **operate(back)}, None, "CONFLICT", ["1.2.0", "behind the hold", "--to 1.1.0"])
+    rolled = operate({**back, "to": "1.1.0"})
     assert (rolled["from"], rolled["to"]) == ("1.2.0", "1.1.0")
+    assert registry.state("alpha").versions["1.2.0"].status != "failed"
     registry.promote("alpha:1.2.0", reason="next")
     assert operate({"op": "reload", **ALPHA})["version"] == "1.1.0"
     assert operate({"op": "release", **ALPHA}) == {"held": False, "models": ["alpha"]}

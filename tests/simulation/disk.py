@@ -46,11 +46,13 @@ class Disk:
 
     def promote(self, version: str, *, actor: str = "uid:1", allow_schema_change: bool = False) -> None:
         self._seq += 1
+        held_before = version in self.past
         if self.pointer is not None:
             self.past.append(self.pointer.version)
         self.pointer = Pointer(
             "alpha", version, digest_of(version), self._seq, f"/models/{version}",
-            allow_schema_change=allow_schema_change or version in self.past, actor=actor, reason="as the schedule says",
+            allow_schema_change=allow_schema_change, held_before=held_before, actor=actor,
+            reason="as the schedule says",
         )  # fmt: skip
         self._tell()
 

@@ -10,7 +10,7 @@ from tests.simulation.clock import Clock
 from tests.simulation.disk import Disk, FileEvent
 
 from modeld.watch import messages
-from modeld.watch.messages import FromWatcher, Keep, Kept, Look, Observed, ToWatcher, Write
+from modeld.watch.messages import FromWatcher, Given, Holds, Keep, Kept, Look, Observed, ToWatcher, Write
 
 POLL_S = 1.0
 _BACK_S = 0.5
@@ -21,6 +21,8 @@ class StateDirectory:
 
     def __init__(self) -> None:
         self.kept: dict[str, Kept] = {}
+        self.holds: dict[str, str] = {}
+        self.generations: dict[str, tuple[int, str]] = {}
 
 
 class Watcher:
@@ -82,6 +84,7 @@ class Watcher:
         self._last = packet
         if self._first:
             observed.kept, self._first = list(self.state.kept.values()), False
+            observed.holds, observed.generations = self.state.holds, self.state.generations
         observed.token = token
         self._say(observed)
 
@@ -97,11 +100,17 @@ class Watcher:
             self._say(written)
         elif isinstance(message, Keep):
             self.state.kept[message.kept.pointer.model] = message.kept
+        elif isinstance(message, Holds):
+            self.state.holds = message.held
+        elif isinstance(message, Given):
+            self.state.generations = message.generations
 
     def _say(self, message: FromWatcher) -> None:
         """A stream: what was said first comes first, however long it takes."""
         data = messages.encode(message)[4:]
-        arrives = max(self._last_out_ns, self.clock.ns + int(self.chance.uniform(0.0001, 0.003) * 1e9)) + 1
+        arrives = (
+            max(self._last_out_ns, self.clock.ns + int(self.chance.uniform(0.0001, 0.003) * 1e9)) + 2
+        )  # whatever is rounded
         self._last_out_ns = arrives
         self.clock.at(arrives, lambda: self._arrived(data))
 
@@ -121,7 +130,9 @@ class Watcher:
             if life == self._life and self._alive:
                 self._handle(message)
 
-        at = max(self._last_in_ns, self.clock.ns + int(self.chance.uniform(0.0001, 0.001) * 1e9)) + 1
+        at = (
+            max(self._last_in_ns, self.clock.ns + int(self.chance.uniform(0.0001, 0.001) * 1e9)) + 2
+        )  # whatever is rounded
         self._last_in_ns = at
         self.clock.at(at, arrives)
         return True

@@ -21,6 +21,8 @@ from modeld.swap.policy import State
 _TRIAL_S = 2.0
 #: From a promotion that nothing disturbs to its service: a poll, and less than this for the trial. Seconds.
 _CONVERGES_S = POLL_S + 1.0
+#: From a swap to its generation in the state directory: a watcher that died is started again. Seconds.
+_WRITTEN_S = 2.0
 #: From a failure in probation to the version before. Seconds.
 _FALLS_BACK_S = 1.0
 #: The longest wait that the daemon sets itself between two writes to the source. Seconds.
@@ -69,6 +71,16 @@ class World:
         #: When the version that serves was condemned; 0 while it isn't.
         self.condemned_ns = 0
         self.labels: dict[int, str] = {}
+        #: What served last, all that ever did, and that did in this life; what was promoted with the word that other
+        #: features are meant.
+        self.last: str | None = None
+        self.served: set[str] = set()
+        self.proved: set[str] = set()
+        #: By version: the revision under which this life first heard of it.
+        self.named: dict[str, int] = {}
+        self.meant: set[str] = set()
+        #: Versions that an operator named to go back to.
+        self.named_back: set[str] = set()
         #: What served when the hold in force was first seen, or since.
         self.frozen: str | None = None
         self.disk.promote(self.make("good").name)
@@ -87,8 +99,12 @@ class World:
 
     def start(self) -> Front:
         """A new life: what was asked of the one before went down with it, and is asked again by who cares."""
-        self.generation, self.served_once, self.labels, self.condemned_ns = 0, False, {}, 0
-        self.frozen = None
+        # What the life before had no time to write down is forgotten; the rest holds for the next one too.
+        self.generation, _ = self.state.generations.get("alpha", (0, ""))
+        self.labels = {g: label for g, label in self.labels.items() if g <= self.generation}
+        self.served_once, self.condemned_ns, self.unwritten_ns = False, 0, 0
+        self.frozen = self.last = None
+        self.proved, self.named, self.disturbed = set(), {}, False
         self.waiting.clear()
         self.answers_due = 0
         front = self.front_class(
@@ -145,7 +161,9 @@ class World:
     def promote_new(self) -> None:
         version = self.make()
         self.note(f"  {version}")
-        self.disk.promote(version.name, allow_schema_change=self.chance.random() < 0.5)
+        meant = self.chance.random() < 0.5
+        self.meant |= {version.name} if meant else set()
+        self.disk.promote(version.name, allow_schema_change=meant)
 
     def promote_old(self) -> None:
         fit = [name for name in self.versions if name not in self.disk.failed]
@@ -177,7 +195,11 @@ class World:
 
     def operator_rolls_back(self) -> None:
         stale = self.chance.random() < 0.2
-        self.ask("rollback", reason="a test", **({"expect_generation": 0} if stale else {}))
+        fields: dict[str, Any] = {"expect_generation": 0} if stale else {}
+        if self.chance.random() < 0.3:
+            fields["to"] = self.chance.choice(list(self.versions))
+            self.named_back.add(fields["to"])
+        self.ask("rollback", reason="a test", **fields)
 
     def operator_holds(self) -> None:
         held = self.slot is not None and self.slot.held
@@ -185,6 +207,7 @@ class World:
 
     def worker_dies(self) -> None:
         if alive := self.front.spawner.alive:
+            self.disturbed = True
             self.chance.choice(alive).die("killed by SIGKILL")
 
     def watcher_dies(self) -> None:
@@ -198,10 +221,11 @@ class World:
 
     def backup_is_restored(self) -> None:
         self.disk.restore_backup()
+        self.proved.clear()  # the log has forgotten what held the channel
 
     def machine_is_full(self) -> None:
         machine = self.front.spawner
-        machine.full = True
+        machine.full = self.disturbed = True
 
         def room() -> None:
             machine.full = False
@@ -233,6 +257,7 @@ class World:
             return
         serving, warm = slot.serving, slot.warm
         self.served_once = self.served_once or serving is not None
+        self.check_hold(slot)
         if self.served_once:
             assert serving is not None, "nothing serves any more"
             assert serving.served.state is State.SERVING
@@ -241,7 +266,12 @@ class World:
             )
             assert slot.generation == serving.generation >= self.generation, "the generation went backwards"
             self.generation = slot.generation
-        self.check_hold(slot)
+            written = self.state.generations.get("alpha") == (slot.generation, serving.digest)
+            self.unwritten_ns = 0 if written else self.unwritten_ns or self.clock.ns
+            late = self.unwritten_ns and self.clock.ns - self.unwritten_ns > _WRITTEN_S * 1e9
+            assert not late, f"generation {slot.generation} isn't written down"
+            self.check_start(slot, serving.digest)
+            self.check_features(slot, serving.contract.version)
         for one in warm:
             assert one.served is not serving.served
             assert one.served.state in (State.DRAINING, State.WARM)
@@ -258,13 +288,40 @@ class World:
         if slot.trial is not None:
             assert slot.trial.pointer.digest not in slot.rejected, "a rejected version is tried again"
 
+    def check_start(self, slot: Any, digest: str) -> None:
+        """What was marked failed is a restart's last resort, where nothing better can be tried; under a hold too."""
+        better = slot.desired is not None and slot.desired.digest not in {digest, *slot.rejected}
+        if self.last is None and better and not self.disturbed:
+            assert digest not in slot._unfit, (
+                f"{digest} serves after a restart, and {slot.desired.version} waits"
+            )
+
+    def check_features(self, slot: Any, now: str) -> None:
+        """Other features than before come in where that was meant; going back to what served always is."""
+        if slot.desired is not None:
+            self.named.setdefault(slot.desired.version, slot.desired.revision)
+        if now != self.last and self.last is not None:
+            same = self.versions[now].features == self.versions[self.last].features
+            # What was promoted and superseded while nobody looked can't be told from what served.
+            unseen = slot.desired.held_before and self.named.get(now) == slot.desired.revision
+            assert same or unseen or now in self.served | self.meant, (
+                f"{now} has other features than {self.last}"
+            )
+        self.last = now
+        self.served.add(now)
+        self.proved.add(now)
+        for one in slot.rejected.values():
+            assert not (one.of_promotion and one.version in self.proved), (
+                f"{one.version} served: {one.reason}"
+            )
+
     def check_hold(self, slot: Any) -> None:
         """Under a hold the only way is back: by an operator's rollback, or in probation."""
         now = slot.serving.contract.version if slot.serving is not None else None
         if not slot.held or self.frozen is None:
             self.frozen = now if slot.held else None
         elif now != self.frozen:
-            assert now in self.disk.past, f"{now} is let in under a hold"
+            assert now in self.named_back.union(self.disk.past, self.served), f"{now} is let in under a hold"
             self.frozen = now
 
     def come_to_rest(self) -> None:
@@ -283,6 +340,7 @@ class World:
             self.at_rest()
         last = self.make("good")
         self.note(f"the last: {last}")
+        self.meant.add(last.name)
         self.disk.promote(last.name, allow_schema_change=True)
         if not self.front.up:  # there was nothing that it could have served
             self.front = self.start()

@@ -336,12 +336,49 @@ def test_an_operator_goes_back_under_a_hold(slot, ports):
     slot.rolling_back(True)
     slot.observe(replace(ONE, revision=4))
     assert versions(slot) == ("1.1.0", "1.0.0"), "nobody has said yet that this is the rollback"
-    slot.rolled_back("1.0.0")
+    slot.rolled_back("1.1.0", "1.0.0")
     assert (versions(slot), kinds(ports)[-1]) == (("1.0.0", "1.1.0"), "rollback")
     slot.observe(replace(TWO, revision=5))
     assert (versions(slot), slot.held) == (("1.0.0", "1.1.0"), "the open")
-    slot.rolled_back("1.2.0")
+    slot.rolled_back("1.3.0", "1.2.0")
     assert versions(slot) == ("1.0.0", "1.1.0"), "somebody moved the pointer on meanwhile"
+
+
+def test_a_rollback_under_a_hold_outlives_a_restart(slot, ports):
+    """In probation and on trial: what was left, and is marked failed, is neither kept nor let in before it."""
+    serve(slot, ports, ONE, TWO, THREE)
+    slot.held = "the open"
+    slot.rolling_back(True)
+    back, unfit = replace(ONE, revision=4, held_before=True), frozenset({THREE.digest})
+    slot.observe(back, unfit)
+    slot.rolled_back("1.2.0", "1.0.0")
+    for at, kept in (("on trial", THREE), ("in probation", ONE)):
+        assert ports.kept[-1][0] == kept.digest, at
+        again = make_slot(ports)
+        again.resume(kept, 4, [])
+        again.held = "the open"
+        again.observe(back, unfit)
+        ports.trials[-1].ready()
+        assert versions(again) == ("1.0.0", None), at
+        if at == "on trial":
+            ports.trials[-2].ready()
+            assert versions(slot) == ("1.0.0", "1.2.0")
+
+
+@pytest.mark.parametrize("later", [ONE, THREE])
+def test_a_rollback_under_a_hold_gets_in_when_the_source_shows_it(slot, ports, later):
+    """The look after the write failed: whoever waits goes on waiting, and the next look is that rollback, or isn't."""
+    serve(slot, ports, ONE, TWO)
+    slot.held = "the open"
+    slot.rolling_back(True)
+    slot.rolled_back("1.1.0", "1.0.0")
+    assert (versions(slot), slot.settled) == (("1.1.0", "1.0.0"), False)
+    slot.observe(replace(later, revision=4))
+    assert (versions(slot)[0], slot.settled) == ("1.0.0" if later is ONE else "1.1.0", True)
+    slot.observe(replace(ONE, revision=5))
+    slot.observe(replace(TWO, revision=6))
+    slot.observe(replace(ONE, revision=7))
+    assert slot.waiting == ("1.0.0" if later is THREE else None), "it was that one look"
 
 
 @pytest.mark.parametrize("how", ["death", "bad output"])
@@ -483,6 +520,30 @@ def test_a_start_without_the_source_serves_what_is_kept(slot, ports):
     assert (versions(slot), slot.generation) == (("1.0.0", None), 7)
     slot.observe(TWO)
     assert (len(ports.trials), ports.writes[0].expect) == (1, "1.1.0")
+
+
+def test_generations_go_on_after_a_restart_in_probation(ports):
+    """Without the source the kept version serves above the one that was on probation, which comes back above it."""
+    slot = make_slot(ports)
+    slot.resume(ONE, 1, [])
+    slot.resume_generation(12, TWO.digest)
+    slot.observe(None)
+    ports.trials[-1].ready()
+    assert (versions(slot)[0], slot.generation) == ("1.0.0", 13)
+    slot.observe(replace(TWO, revision=12))
+    ports.trials[-1].ready()
+    assert (versions(slot)[0], slot.generation) == ("1.1.0", 14)
+
+
+def test_a_version_keeps_its_generation_over_a_restart(ports):
+    """The one on probation is served again at once: nothing has come between. An older record says nothing."""
+    slot = make_slot(ports)
+    slot.resume(ONE, 7, [])
+    slot.resume_generation(3, THREE.digest)
+    slot.resume_generation(12, TWO.digest)
+    slot.observe(replace(TWO, revision=12))
+    ports.trials[-1].ready()
+    assert slot.generation == 12
 
 
 def test_a_start_amid_promotions_serves_what_is_kept_first(slot, ports):

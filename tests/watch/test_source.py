@@ -7,8 +7,12 @@ import shutil
 from pathlib import Path
 
 import pytest
+from tests.fakes import FakePorts, contract
 
 from modeld.config import Source
+from modeld.swap.ports import WriteOutcome
+from modeld.swap.probation import Terms
+from modeld.swap.slot import Slot
 from modeld.watch.messages import Write
 from modeld.watch.source import RegistrySource
 from modelreg import Registry, RegistryError
@@ -144,3 +148,62 @@ def test_the_directories_are_those_where_a_commit_shows(root, source):
     }
     shutil.rmtree(root)
     assert source.directories() == [root]
+
+
+def test_going_back_is_told_from_going_forth(root, source):
+    """A version that was in the channel before comes back as one, however often; one that is new doesn't."""
+    registry = Registry(root)
+    assert not source.look().pointers[0].held_before
+    for _ in range(2):
+        for version in ("1.0.0", "1.1.0"):
+            registry.rollback("alpha", to=version, reason="back")
+            (pointer,) = source.look().pointers
+            assert (pointer.version, pointer.held_before) == (version, True)
+
+
+def test_a_rollback_over_other_features_is_served_and_a_refused_promotion_never(root, source):
+    """What clients knew is let in again when it isn't warm any more; what was refused or passed by needs the word."""
+    registry = Registry(root)
+    registry.register("alpha", root / "alpha/versions/1.1.0/model.txt", version="2.0.0", golden=False)
+    features = {"1.1.0": ("a", "b"), "2.0.0": ("c",)}
+    ports = FakePorts()
+
+    def make_slot() -> Slot:
+        return Slot(
+            "alpha", ports, actor="modeld:uid:0", rollback_on_reject=True, allow_schema_change=False,
+            probation=Terms(30.0, 10), keep_warm=0,
+        )  # fmt: skip
+
+    slot = make_slot()
+
+    def look() -> str | None:
+        seen = source.look()
+        slot.observe(seen.pointers[0], frozenset(seen.unfit.get("alpha", ())))
+        trial = ports.trials[-1]
+        trial.ready(contract(trial.pointer.version, features[trial.pointer.version]))
+        while ports.writes:
+            write = ports.writes.pop()
+            source.write(
+                Write(1, "alpha", write.expect, write.to, write.mark_failed, write.reason, write.actor)
+            )
+            slot.observe(source.look().pointers[0])
+            write.done(WriteOutcome(None, None, write.expect, write.to))
+        ports.advance(31)
+        slot.tick()
+        return slot.service.version
+
+    assert look() == "1.1.0"
+    for _ in range(2):
+        registry.promote("alpha:2.0.0", reason="without the word")
+        assert look() == "1.1.0", slot.last_rejection
+    assert registry.state("alpha").channels["production"].version == "1.1.0"
+    slot, before = make_slot(), slot
+    slot.resume(before.serving.served.pointer, before.generation, [], features["1.1.0"], ports.unserved)
+    assert look() == "1.1.0"
+    registry.promote("alpha:2.0.0", reason="after a restart")
+    assert look() == "1.1.0"
+    registry.promote("alpha:2.0.0", reason="the clients know", allow_schema_change=True)
+    assert (look(), slot.warm) == ("2.0.0", [])
+    registry.rollback("alpha", mark_failed=True, reason="it is bad")
+    assert (look(), slot.warm) == ("1.1.0", [])
+    assert registry.state("alpha").channels["production"].version == "1.1.0"

@@ -79,7 +79,7 @@ def rollback(
         as_json,
         lambda: (
             "{model_name}: rolled back from {from} to {to}, generation {generation}".format_map(reply)
-            + ("" if reply.get("written", True) else f"; {reply['reason']}")
+            + (f"; {reply['reason']}" if "reason" in reply else "")
         ),
     )
 

@@ -168,6 +168,14 @@ class AdminService:
         self._may_roll_back(slot, request)
         assert slot.serving is not None
         assert slot.desired is not None
+        serves, to, waits = slot.serving.contract.version, request.to, slot.waiting_behind_hold
+        if waits is not None and to is None:
+            raise RequestError(
+                "CONFLICT",
+                f"{slot.model} {waits} is in production and waits behind the hold, {serves} serves: nothing was done; "
+                f"say where to go back to (--to; --to {serves} puts {serves} back into production)",
+                generation=slot.generation,
+            )
 
         def here(why: str) -> None:
             try:
@@ -189,16 +197,17 @@ class AdminService:
                 slot.rolling_back(False)
                 serving = slot.serving.contract.version if slot.serving is not None else None
                 if serving == outcome.to_version:
-                    respond(
-                        {
-                            "rolled_back": True,
-                            "model_name": slot.model,
-                            "from": outcome.from_version,
-                            "to": serving,
-                            "generation": slot.generation,
-                            "written": True,
-                        }
-                    )
+                    reply = {
+                        "rolled_back": True,
+                        "model_name": slot.model,
+                        "from": outcome.from_version,
+                        "to": serving,
+                        "generation": slot.generation,
+                        "written": True,
+                    }
+                    if waits is not None and request.mark_failed and serving != serves:
+                        reply["reason"] = f"{serves} isn't marked failed: it wasn't in production any more"
+                    respond(reply)
                 else:
                     why = slot.last_rejection.reason if slot.last_rejection else "it was superseded"
                     respond(
@@ -210,19 +219,21 @@ class AdminService:
                         )
                     )
 
-            slot.rolled_back(outcome.to_version)
+            slot.rolled_back(outcome.from_version, outcome.to_version)
             self._when_settled([slot], settled, respond)
 
         if why := self._source_is_away(slot):
             here(why)
             return
         slot.rolling_back(True)
-        to = request.to
+        if waits is not None and to == waits:
+            written(WriteOutcome(from_version=serves, to_version=to))  # it is in production already
+            return
         if to is None and slot.desired.digest != slot.serving.digest:
-            to = slot.serving.contract.version  # the source names what doesn't serve: back to what does
-        self._daemon.write(
-            slot.model, slot.desired.version, to, request.mark_failed, request.reason, actor, written
-        )
+            to = serves  # the source names what doesn't serve: back to what does
+        # What waits was never tried here: that an operator leaves another version says nothing about it.
+        mark_failed = request.mark_failed and waits is None
+        self._daemon.write(slot.model, slot.desired.version, to, mark_failed, request.reason, actor, written)
 
     @staticmethod
     def _may_roll_back(slot: Slot, request: AdminRequest) -> None:

@@ -278,6 +278,7 @@ class Daemon:
             counts[kind] = counts.get(kind, 0) + 1
         self._events.send_multipart([f"{kind}.{model}".encode(), header.encode_json(body)], zmq.NOBLOCK)
         self._notifier.send(self._status_line())
+        self.source.tell_generations()
 
     def write(
         self,
@@ -291,14 +292,14 @@ class Daemon:
     ) -> None:
         self.source.write(Write(0, model, expect, to, mark_failed, reason[:MAX_REASON], actor), done)
 
-    def keep(self, binding: Binding, rejected: list[Rejection]) -> None:
+    def keep(self, binding: Binding, rejected: list[Rejection], unserved: list[str]) -> None:
         pointer = binding.served.pointer
         remembered = [
             Remembered(r.version, r.digest, r.stage, r.reason[:MAX_REASON], r.at, r.actor, r.mark_failed)
             for r in rejected
         ]
         self.models[pointer.model].slot.degraded.pop("state_dir", None)
-        kept = Kept(pointer, binding.generation, remembered, list(binding.contract.features))
+        kept = Kept(pointer, binding.generation, remembered, list(binding.contract.features), unserved)
         self.source.link.send(Keep(kept))
 
     def start_trial(self, pointer: Pointer, trial: Trial) -> RunningTrial:
@@ -386,7 +387,9 @@ class Daemon:
         )
         if (kept := self.source.kept.get(name)) is not None:
             rejected = [Rejection(**msgspec.structs.asdict(one)) for one in kept.rejected]
-            slot.resume(kept.pointer, kept.generation, rejected, kept.features)
+            slot.resume(kept.pointer, kept.generation, rejected, kept.features, kept.unserved)
+        if name in self.source.generations:
+            slot.resume_generation(*self.source.generations[name])
         slot.held = self.source.held(name)
         self.models[name] = Served(slot)
         return slot
@@ -434,6 +437,7 @@ class Daemon:
         self.source.check()
         self.source.tell_in_use()
         self.source.tell_holds()
+        self.source.tell_generations()
         self.check_start()
         if self._draining_since_ns or (not self.ready and any(s.slot.trial for s in self.models.values())):
             self._notifier.extend()

@@ -16,6 +16,7 @@ from modeld.swap.ports import WriteOutcome
 from modeld.watch.messages import (
     Begin,
     FromWatcher,
+    Given,
     Holds,
     Kept,
     LeaseFailed,
@@ -56,6 +57,9 @@ class SourceView:
         #: By model, why it was held before this start; and what the watcher was last told of that.
         self._holds: dict[str, str] = {}
         self._holds_told: dict[str, str] | None = None
+        #: By model, the last generation of the time before this start, with its digest; and what the watcher was told.
+        self.generations: dict[str, tuple[int, str]] = {}
+        self._generations_told: dict[str, tuple[int, str]] | None = None
         #: Who waits for the look under way, and for the next one.
         self._look: list[Callable[[], None]] = []
         self._next_look: list[Callable[[], None]] = []
@@ -128,6 +132,7 @@ class SourceView:
             self.kept.setdefault(kept.pointer.model, kept)
         if not self.seen:
             self._holds = self._holds_told = message.holds
+            self.generations = self._generations_told = message.generations
             self.seen = True
         pointers = {pointer.model: pointer for pointer in message.pointers}
         if message.error is not None:
@@ -173,7 +178,7 @@ class SourceView:
     def on_lost(self) -> None:
         """What was asked of a watcher that died gets its answer now; the next one looks at once."""
         self.watching = "restarting"
-        self._in_use = self._holds_told = None
+        self._in_use = self._holds_told = self._generations_told = None
         writes, self._writes = self._writes, {}
         for _, done in writes.values():
             done(_WATCHER_GONE)
@@ -197,6 +202,17 @@ class SourceView:
         held |= {name: one.slot.held for name, one in self._models.items() if one.slot.held is not None}
         if held != self._holds_told and self.link.send(Holds(held)):
             self._holds_told = held
+
+    def tell_generations(self) -> None:
+        """Have the state directory remember the generations: those of a version on probation too, which isn't kept."""
+        if not self.seen:
+            return
+        given = dict(self.generations)
+        for name, served in self._models.items():
+            if served.slot.serving is not None:
+                given[name] = (served.slot.generation, served.slot.serving.digest)
+        if given != self._generations_told and self.link.send(Given(given)):
+            self._generations_told = given
 
     def check(self) -> None:
         """Ask it now and then; one that doesn't answer in time is killed, and another takes its place."""

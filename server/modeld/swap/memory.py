@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Iterable, Sequence
 
 from modeld.swap.policy import Pointer
 
 #: Candidates in a row that are superseded on trial while nothing serves, before the kept version is served first.
 _STARVED_AFTER = 2
+#: Versions that never served of which a restart knows that.
+_UNSERVED = 32
 
 
 class Memory:
@@ -17,7 +19,32 @@ class Memory:
         self.kept: Pointer | None = None
         #: What the clients of the kept version send; empty where that isn't known.
         self.features: Sequence[str] = ()
+        #: The digest that had the last generation.
+        self.numbered: str | None = None
         self._superseded = 0
+        #: Digests that the source named here first and that never served since, oldest first: what holds the channel
+        #: may be refused or superseded on trial, and then a promotion of it isn't the way back that it looks like.
+        self._unserved: dict[str, None] = {}
+
+    @property
+    def unserved(self) -> list[str]:
+        """What a restart is to remember of them."""
+        return list(self._unserved)[-_UNSERVED:]
+
+    def restore_unserved(self, digests: Iterable[str]) -> None:
+        self._unserved = dict.fromkeys(digests)
+
+    def named_first(self, digest: str) -> None:
+        """The source names a version that it never named before."""
+        self._unserved[digest] = None
+
+    def served(self, digest: str) -> None:
+        """It serves from now on."""
+        self._unserved.pop(digest, None)
+
+    def knows_unserved(self, digest: str) -> bool:
+        """Whether the version was named here and never served."""
+        return digest in self._unserved
 
     def is_of(self, digest: str) -> bool:
         """Whether the version of this digest is the one that is kept."""
@@ -27,6 +54,7 @@ class Memory:
         """A candidate of this start was superseded before it was proved."""
         self._superseded += 1
 
-    def starved(self, unfit: Collection[str]) -> bool:
-        """Whether so many were that it is better to serve the kept version first, unless its digest is `unfit`."""
-        return self.kept is not None and self.kept.digest not in unfit and self._superseded >= _STARVED_AFTER
+    @property
+    def starved(self) -> bool:
+        """Whether so many were that it is better to serve the kept version first."""
+        return self._superseded >= _STARVED_AFTER

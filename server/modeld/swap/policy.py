@@ -62,7 +62,7 @@ class Pointer:
     revision: int
     directory: str
     allow_schema_change: bool = False
-    #: The version was served from this source before: going back to it is always meant.
+    #: The source named the version before: going back to it is meant, if it served then.
     held_before: bool = False
     #: Who moved the pointer, and why: for events and the log.
     actor: str = ""
@@ -113,6 +113,8 @@ class View:
     may_write: bool = True
     #: The last version known to be good, from the state directory: for a start at which nothing better can be had.
     kept: Pointer | None = None
+    #: Not marked failed, archived or deleted by the source since.
+    kept_fit: bool = True
     #: The wanted version couldn't be tried the last time.
     aborted: bool = False
     #: Nothing serves yet, and one candidate after the other was superseded on trial.
@@ -141,8 +143,14 @@ class Act(StrEnum):
 def target(view: View) -> Pointer | None:
     """What should serve: what the source wants, or at a start without it the version kept from before."""
     desired, kept = view.desired, view.kept
-    unusable = desired is None or desired.digest in view.rejected or view.aborted or view.starved or view.held
-    if view.serving is None and unusable and kept is not None and kept.digest not in view.rejected:
+    unusable = desired is None or desired.digest in view.rejected or view.aborted
+    put_off = (view.starved or view.held) and view.kept_fit
+    if (
+        view.serving is None
+        and (unusable or put_off)
+        and kept is not None
+        and kept.digest not in view.rejected
+    ):
         return kept
     return desired
 

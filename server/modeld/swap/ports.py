@@ -60,8 +60,8 @@ class Ports(Protocol):
 
     def write(self, model: str, expect: str, to: str | None, mark_failed: bool, reason: str, actor: str,
               done: Callable[[WriteOutcome], None]) -> None: ...  # fmt: skip
-    def keep(self, binding: Binding, rejected: list[Rejection]) -> None:
-        """Keep a copy of the version, so that a restart can do without the source."""
+    def keep(self, binding: Binding, rejected: list[Rejection], unserved: list[str]) -> None:
+        """Keep a copy of the version, so that a restart can do without the source; and digests for the restart."""
         ...
 
     def event(self, kind: str, model: str, **fields: Any) -> None: ...

@@ -6,7 +6,7 @@ this with a seed and no process. Owned by one thread.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from modeld import log
@@ -73,6 +73,8 @@ class Slot:
         self._rolling_back = False
         #: A pointer that an operator moved back under a hold, which therefore doesn't stand in its way.
         self._let_in: Pointer | None = None
+        #: The version that an operator's rollback was written for, while the source hasn't been seen to name it.
+        self._back_to: str | None = None
 
     # -- what there is
 
@@ -110,7 +112,8 @@ class Slot:
     def settled(self) -> bool:
         """Nothing is under way."""
         waits = self.trial is None or (self.held is not None and self.trial.outcome == "ready")
-        return waits and not self._write_back.under_way and not self._candidacy.patient
+        under_way = self._write_back.under_way or self._candidacy.patient or self._back_to is not None
+        return waits and not under_way
 
     @property
     def waiting(self) -> str | None:
@@ -118,6 +121,17 @@ class Slot:
         if self.desired is None or self.serving is None or self.desired.digest == self.serving.digest:
             return None
         return self.desired.version
+
+    @property
+    def waiting_behind_hold(self) -> str | None:
+        """The version that a hold keeps out, which nothing else speaks against."""
+        if not self._kept_out or self.desired is None or self.desired.digest in self.rejected:
+            return None
+        return self.waiting
+
+    @property
+    def _kept_out(self) -> bool:
+        return self.held is not None and (self._let_in is None or self.desired != self._let_in)
 
     @property
     def in_use(self) -> set[str]:
@@ -128,7 +142,11 @@ class Slot:
     def has_served(self, pointer: Pointer) -> bool:
         """Whether the version is known to be good: a trial of it is about a worker, and not about the version."""
         resident = any(binding.digest == pointer.digest for binding in self.service.bindings())
-        return pointer.held_before or resident or self._memory.is_of(pointer.digest)
+        return resident or self._memory.is_of(pointer.digest) or self._is_way_back(pointer)
+
+    def _is_way_back(self, pointer: Pointer) -> bool:
+        """Whether the pointer leads back to a version that clients knew, and didn't only pass by on trial."""
+        return pointer.held_before and not self._memory.knows_unserved(pointer.digest)
 
     def residents(self) -> list[Any]:
         """Every version that has workers or requests: serving, warm, retiring."""
@@ -137,12 +155,26 @@ class Slot:
     # -- what happened
 
     def resume(
-        self, kept: Pointer, generation: int, rejected: list[Rejection], features: Sequence[str] = ()
+        self,
+        kept: Pointer,
+        generation: int,
+        rejected: list[Rejection],
+        features: Sequence[str] = (),
+        unserved: Iterable[str] = (),
     ) -> None:
-        """What the state directory remembers of the time before this start; `features`: those of `kept`, if known."""
+        """What the state directory remembers of the time before this start.
+
+        `features`: those of `kept`, if known; `unserved`: digests that were named and never served.
+        """
         self._memory.kept, self._memory.features = kept, features
-        self.service.generation = generation
+        self._memory.restore_unserved(unserved)
+        self.resume_generation(generation, kept.digest)
         self._rejections.restore(rejected)
+
+    def resume_generation(self, generation: int, digest: str) -> None:
+        """The generation before this start, where it is the last that is known of, and the version that had it."""
+        if generation > self.service.generation:
+            self.service.generation, self._memory.numbered = generation, digest
 
     def observe(self, desired: Pointer | None, unfit: frozenset[str] = frozenset()) -> None:
         """The source says this now. None: it names no version, and what serves goes on serving.
@@ -154,7 +186,12 @@ class Slot:
             self._write_back.reset()
             self._rejections.pointer_moved(self.desired, desired)
             self._let_in = None
+            if desired is not None and not self.has_served(desired):
+                self._memory.named_first(desired.digest)
         self.desired = desired
+        back_to, self._back_to = self._back_to, None
+        if desired is not None and desired.version == back_to:
+            self._let_in = desired
         self._unfit = unfit
         self.reconcile()
 
@@ -187,11 +224,18 @@ class Slot:
         """An operator has this model's pointer moved back: the next swap is that rollback, until it is over."""
         self._rolling_back = under_way
 
-    def rolled_back(self, to: str | None) -> None:
-        """The pointer is back: a hold keeps others from moving it forth, and not the operator from going back."""
-        if self.desired is not None and self.desired.version == to:
+    def rolled_back(self, left: str | None, to: str | None) -> None:
+        """The pointer is back: a hold keeps others from moving it forth, and not the operator from going back.
+
+        While the source is only known to name the version that was `left`, this is about what it says next.
+        """
+        if self.desired is None:
+            return
+        if self.desired.version == to:
             self._let_in = self.desired
             self.reconcile()
+        elif self.desired.version == left:
+            self._back_to = to
 
     def forgive(self) -> None:
         """Forget that the wanted version was rejected, and try it once more."""
@@ -232,11 +276,12 @@ class Slot:
             warm=self.service.former.view(self._unfit),
             trial=OnTrial(self.trial.pointer.digest, self.trial.outcome) if self.trial is not None else None,
             rejected=frozenset(self.rejected),
-            held=self.held is not None and (self._let_in is None or self.desired != self._let_in),
+            held=self._kept_out,
             condemned=self.service.condemned is not None,
             may_write=writes and self._write_back.due,
             kept=self._memory.kept,
-            starved=self._memory.starved(self._unfit),
+            kept_fit=self._memory.kept is None or self._memory.kept.digest not in self._unfit,
+            starved=self._memory.starved,
             aborted=self._candidacy.aborted,
             may_try=self._candidacy.due,
         )
@@ -254,7 +299,7 @@ class Slot:
     def _objection(self, trial: Trial) -> str | None:
         """Other features than the clients of the version before send are a rejection, unless that was meant."""
         pointer = trial.pointer
-        if self._allow_schema_change or pointer.allow_schema_change or pointer.held_before:
+        if self._allow_schema_change or pointer.allow_schema_change or self._is_way_back(pointer):
             return None
         new = trial.served.contract.features
         if self.serving is not None:
@@ -302,14 +347,14 @@ class Slot:
         self._tell_of_swap()
         self._ports.join(trial.served, trial.worker)
         self.compared = trial.live
-        kind = "rollback" if self._rolling_back else "swap"
+        back, kind = self._goes_back, "rollback" if self._rolling_back else "swap"
         self._serve(
             trial.served, wanted, kind, trial.live, trial_ms=round(took_ms, 1), stages_ms=trial.stages_ms
         )
         trial.forget()
         self.service.begin_probation()
         self.service.trim()
-        if not self.warm:
+        if back or not self.warm:
             self._keep()  # nothing better is kept from before
 
     def _tell_of_swap(self) -> None:
@@ -317,12 +362,16 @@ class Slot:
         if self.serving is not None and not self._rolling_back:
             self._news = ("swapped", self._ports.clock_ns())
 
+    @property
+    def _goes_back(self) -> bool:
+        """What serves is left, and isn't only followed by something newer."""
+        return self._rolling_back or (self.serving is not None and self.serving.digest in self._unfit)
+
     def _swap_to_warm(self) -> None:
         assert self.desired is not None
         served = self.service.former.take_warm(self.desired.digest)
         self._tell_of_swap()
-        back = self._rolling_back or (self.serving is not None and self.serving.digest in self._unfit)
-        self._serve(served, self.desired, "rollback" if back else "swap")
+        self._serve(served, self.desired, "rollback" if self._goes_back else "swap")
         self.service.trim()
         self._keep()
 
@@ -356,11 +405,12 @@ class Slot:
             served, pointer, self._number(served, pointer), kind, self.rejected.keys(), live, **fields
         )
         self._rolling_back = False
+        self._memory.served(served.pointer.digest)
 
     def _number(self, served: Any, pointer: Pointer) -> int:
         """The generation of what is to serve: the pointer's revision, and higher than what went before."""
         digest, desired = served.pointer.digest, self.desired
-        if self.serving is not None or not self._memory.is_of(digest):
+        if self.serving is not None or digest != self._memory.numbered:
             return max(pointer.revision, self.generation + 1)
         if desired is not None and desired.digest != digest:
             # What was promoted since may have been served before the restart, under its own revision.
@@ -375,7 +425,7 @@ class Slot:
 
     def _keep(self) -> None:
         assert self.serving is not None
-        self._ports.keep(self.serving, self._rejections.to_keep())
+        self._ports.keep(self.serving, self._rejections.to_keep(), self._memory.unserved)
 
     def _revive(self) -> None:
         self.service.revive()

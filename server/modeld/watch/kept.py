@@ -4,6 +4,7 @@
     <state_dir>/good/<model>/<hex of the digest>.sig its signature, where it has one
     <state_dir>/good/<model>.json                   which one, its generation, and what was rejected
     <state_dir>/holds.json                          the models that are held, and why
+    <state_dir>/generations.json                    the last generation of each model, and which digest has it
 
 With it a restart serves without the registry, generations go on where they were, and a rejected version isn't tried
 anew. The record names a copy only after the copy is on the disk.
@@ -16,6 +17,7 @@ import dataclasses
 import os
 import shutil
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
@@ -27,7 +29,9 @@ from modelreg.names import check_model_name
 from modelreg.sealed import CHECKSUM_FILE, checksum_bytes, digest_of, read_sealed
 from modelreg.signing import SIGNATURE_BYTES, signature_file
 
-#: The record's file is never larger. Bytes.
+T = TypeVar("T")
+
+#: A record's file is never larger. Bytes.
 _MAX_RECORD_BYTES = 1 << 20
 
 
@@ -37,6 +41,7 @@ class KeptVersions:
     def __init__(self, state_dir: str) -> None:
         self._good = Path(state_dir) / "good"
         self._holds = Path(state_dir) / "holds.json"
+        self._generations = Path(state_dir) / "generations.json"
 
     def load(self) -> list[Kept]:
         """What is kept; a record that can't be read is as if it weren't there."""
@@ -59,17 +64,19 @@ class KeptVersions:
 
     def holds(self) -> dict[str, str]:
         """What was held; a file that can't be read is as if it weren't there."""
-        try:
-            return msgspec.json.decode(
-                DISK.read(self._holds, max_bytes=_MAX_RECORD_BYTES), type=dict[str, str]
-            )
-        except (OSError, RegistryError, msgspec.DecodeError):
-            return {}
+        return _read(self._holds, dict[str, str], {})
 
     def hold(self, held: dict[str, str]) -> None:
         """Remember what is held. Raises OSError."""
-        DISK.make_dirs(self._holds.parent)
-        DISK.write_replace(self._holds, msgspec.json.encode(held))
+        _write(self._holds, held)
+
+    def generations(self) -> dict[str, tuple[int, str]]:
+        """By model the last generation, with its digest; a file that can't be read is as if it weren't there."""
+        return _read(self._generations, dict[str, tuple[int, str]], {})
+
+    def number(self, generations: dict[str, tuple[int, str]]) -> None:
+        """Remember the last generation of each model. Raises OSError."""
+        _write(self._generations, generations)
 
     def keep(self, request: Keep) -> None:
         """Copy the version if it isn't there, then name it.
@@ -110,6 +117,18 @@ class KeptVersions:
         """A version may be signed after it was first kept. Nothing is checked here: the trial does that."""
         with contextlib.suppress(FileNotFoundError, IntegrityError):
             DISK.write_replace(target, DISK.read(source, max_bytes=SIGNATURE_BYTES))
+
+
+def _read(path: Path, shape: type[T], default: T) -> T:
+    try:
+        return msgspec.json.decode(DISK.read(path, max_bytes=_MAX_RECORD_BYTES), type=shape)
+    except (OSError, RegistryError, msgspec.DecodeError):
+        return default
+
+
+def _write(path: Path, value: object) -> None:
+    DISK.make_dirs(path.parent)
+    DISK.write_replace(path, msgspec.json.encode(value))
 
 
 def signature_beside(pointer: Pointer) -> Path:

@@ -67,6 +67,8 @@ class Kept(msgspec.Struct):
     rejected: list[Remembered] = []
     #: Its features in order; empty where the record was written by a daemon that didn't keep them.
     features: list[str] = []
+    #: Digests that the source has named and that never served.
+    unserved: list[str] = []
 
 
 class Keep(msgspec.Struct, tag=True):
@@ -93,6 +95,12 @@ class Holds(msgspec.Struct, tag=True):
     held: dict[str, str]
 
 
+class Given(msgspec.Struct, tag=True):
+    """Remember the generation of every model that was given last, and the digest that has it."""
+
+    generations: dict[str, tuple[int, str]]
+
+
 class KeepFailed(msgspec.Struct, tag=True):
     """No copy could be made."""
 
@@ -114,6 +122,7 @@ class Observed(msgspec.Struct, tag=True):
     #: What the state directory remembers; in a watcher's first word only.
     kept: list[Kept] = []
     holds: dict[str, str] = {}
+    generations: dict[str, tuple[int, str]] = {}
 
 
 class Written(msgspec.Struct, tag=True):
@@ -127,7 +136,7 @@ class Written(msgspec.Struct, tag=True):
     to_version: str | None = None
 
 
-ToWatcher = Begin | Look | Write | Keep | Use | Holds
+ToWatcher = Begin | Look | Write | Keep | Use | Holds | Given
 FromWatcher = Observed | Written | KeepFailed | LeaseFailed
 decode_to_watcher = msgspec.json.Decoder(ToWatcher).decode
 decode_from_watcher = msgspec.json.Decoder(FromWatcher).decode

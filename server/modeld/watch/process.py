@@ -14,6 +14,7 @@ from modeld.watch.events import Events
 from modeld.watch.kept import KeptVersions
 from modeld.watch.messages import (
     Begin,
+    Given,
     Holds,
     Keep,
     KeepFailed,
@@ -133,6 +134,12 @@ class Watcher:
             except OSError as e:
                 for model in message.held:
                     self._front.sendall(messages.encode(KeepFailed(model, f"the hold: {e}")))
+        elif isinstance(message, Given):
+            try:
+                self._kept.number(message.generations)
+            except OSError as e:
+                for model in message.generations:
+                    self._front.sendall(messages.encode(KeepFailed(model, f"the generation: {e}")))
         elif isinstance(message, Keep):
             try:
                 self._kept.keep(message)
@@ -152,6 +159,7 @@ class Watcher:
         self._last = packet
         if self._first:
             observed.kept, observed.holds, self._first = self._kept.load(), self._kept.holds(), False
+            observed.generations = self._kept.generations()
         observed.token = token
         self._front.sendall(messages.encode(observed))
 

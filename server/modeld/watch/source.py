@@ -101,7 +101,7 @@ class RegistrySource:
                 revision=channel.seq,
                 directory=str(registry.version_dir(name, channel.version)),
                 allow_schema_change=channel.allow_schema_change,
-                held_before=channel.version in channel.previous,
+                held_before=channel.version in channel.held_s,
                 actor=channel.actor,
                 reason=(channel.reason or "")[:MAX_REASON],
             )
