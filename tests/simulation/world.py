@@ -76,8 +76,8 @@ class World:
         self.last: str | None = None
         self.served: set[str] = set()
         self.proved: set[str] = set()
-        #: By version: the revision under which this life first heard of it.
-        self.named: dict[str, int] = {}
+        #: By version: whether the channel had held it when this life first heard of it.
+        self.named: dict[str, bool] = {}
         self.meant: set[str] = set()
         #: Versions that an operator named to go back to.
         self.named_back: set[str] = set()
@@ -299,11 +299,11 @@ class World:
     def check_features(self, slot: Any, now: str) -> None:
         """Other features than before come in where that was meant; going back to what served always is."""
         if slot.desired is not None:
-            self.named.setdefault(slot.desired.version, slot.desired.revision)
+            self.named.setdefault(slot.desired.version, slot.desired.held_before)
         if now != self.last and self.last is not None:
             same = self.versions[now].features == self.versions[self.last].features
             # What was promoted and superseded while nobody looked can't be told from what served.
-            unseen = slot.desired.held_before and self.named.get(now) == slot.desired.revision
+            unseen = slot.desired.held_before and self.named.get(now)
             assert same or unseen or now in self.served | self.meant, (
                 f"{now} has other features than {self.last}"
             )
