@@ -16,6 +16,7 @@ from tests.simulation.disk import Disk
 from tests.simulation.watcher import StateDirectory, Watcher
 from tests.simulation.workers import Machine, Version
 
+from modeld import log
 from modeld.config import Config
 from modeld.errors import RequestError
 from modeld.front.admin import _OPS, AdminService
@@ -82,6 +83,10 @@ class Front(Daemon):
         self._events = Silent()  # type: ignore[assignment]
         self.descriptors = Silent()  # type: ignore[assignment]
         self.on_event: Callable[[str], None] = lambda _: None
+        #: Called after each event, when what it tells of holds.
+        self.on_told: Callable[[], None] = lambda: None
+        #: A trial couldn't be held in this life.
+        self.aborted = False
         self.wire = Wire(on_reply)
         self.decoding = self.new_decoding()
         self.data = DataService(
@@ -116,8 +121,13 @@ class Front(Daemon):
         self.on_event(f"  it ends: {self._failure}")
         self.crash()
 
+    def log(self, event: str, **fields: Any) -> None:
+        self.aborted = self.aborted or event == log.TRIAL_ABORTED
+        super().log(event, **fields)
+
     def event(self, kind: str, model: str, **fields: Any) -> None:
         self.on_event(f"  {kind}: {fields.get('from')} → {fields.get('to')}, {fields.get('reason')}")
+        self.on_told()
         super().event(kind, model, **fields)
 
     def crash(self) -> None:

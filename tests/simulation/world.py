@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 from tests.simulation.clock import Clock
@@ -15,7 +15,7 @@ from tests.simulation.workers import NATURES, NEVER_SERVE, Version, value
 
 from modeld.config import Config
 from modeld.errors import RequestError
-from modeld.swap.policy import State
+from modeld.swap.policy import Pointer, State
 
 #: A trial that hangs is given up after this long; everything else in a schedule is quicker. Seconds.
 _TRIAL_S = 2.0
@@ -37,6 +37,15 @@ _EXCUSES = {
     "VERSION_NOT_AVAILABLE",
     "INTERNAL",
 }
+
+
+class Change(NamedTuple):
+    """What serves, and what the daemon knew when it was told of that."""
+
+    serves: str
+    desired: Pointer | None
+    unfit: frozenset[str]
+    rejected: frozenset[str]
 
 
 class World:
@@ -74,6 +83,8 @@ class World:
         #: What served last, all that ever did, and that did in this life; what was promoted with the word that other
         #: features are meant.
         self.last: str | None = None
+        #: What served, each time that something was told since the last check, and what was known then.
+        self.changes: list[Change] = []
         self.served: set[str] = set()
         self.proved: set[str] = set()
         #: By version: whether the channel had held it when this life first heard of it.
@@ -104,13 +115,14 @@ class World:
         self.labels = {g: label for g, label in self.labels.items() if g <= self.generation}
         self.served_once, self.condemned_ns, self.unwritten_ns = False, 0, 0
         self.frozen = self.last = None
+        self.changes.clear()
         self.proved, self.named, self.disturbed = set(), {}, False
         self.waiting.clear()
         self.answers_due = 0
         front = self.front_class(
             self.config, self.clock, self.chance, self.disk, self.state, self.versions, self.replied
         )
-        front.on_event = self.note
+        front.on_event, front.on_told = self.note, self.heard
         return front
 
     @property
@@ -270,8 +282,15 @@ class World:
             self.unwritten_ns = 0 if written else self.unwritten_ns or self.clock.ns
             late = self.unwritten_ns and self.clock.ns - self.unwritten_ns > _WRITTEN_S * 1e9
             assert not late, f"generation {slot.generation} isn't written down"
-            self.check_start(slot, serving.digest)
-            self.check_features(slot, serving.contract.version)
+            self.heard()
+            for change in self.changes:
+                self.check_start(change)
+                self.check_features(change)
+            self.changes.clear()
+            for one in slot.rejected.values():
+                assert not (one.of_promotion and one.version in self.proved), (
+                    f"{one.version} served: {one.reason}"
+                )
         for one in warm:
             assert one.served is not serving.served
             assert one.served.state in (State.DRAINING, State.WARM)
@@ -288,32 +307,37 @@ class World:
         if slot.trial is not None:
             assert slot.trial.pointer.digest not in slot.rejected, "a rejected version is tried again"
 
-    def check_start(self, slot: Any, digest: str) -> None:
+    def heard(self) -> None:
+        """What serves may change more than once between two checks."""
+        slot = self.slot
+        if slot is not None and slot.serving is not None:
+            rejected = frozenset(slot.rejected)
+            self.changes.append(Change(slot.serving.contract.version, slot.desired, slot._unfit, rejected))
+
+    def check_start(self, now: Change) -> None:
         """What was marked failed is a restart's last resort, where nothing better can be tried; under a hold too."""
-        better = slot.desired is not None and slot.desired.digest not in {digest, *slot.rejected}
-        if self.last is None and better and not self.disturbed:
-            assert digest not in slot._unfit, (
-                f"{digest} serves after a restart, and {slot.desired.version} waits"
+        digest, desired = digest_of(now.serves), now.desired
+        better = desired is not None and desired.digest not in {digest, *now.rejected}
+        if self.last is None and better and not (self.disturbed or self.front.aborted):
+            assert digest not in now.unfit, (
+                f"{now.serves} serves after a restart, and {desired.version} waits"
             )
 
-    def check_features(self, slot: Any, now: str) -> None:
+    def check_features(self, change: Change) -> None:
         """Other features than before come in where that was meant; going back to what served always is."""
-        if slot.desired is not None:
-            self.named.setdefault(slot.desired.version, slot.desired.held_before)
+        now, desired = change.serves, change.desired
+        if desired is not None:
+            self.named.setdefault(desired.version, desired.held_before)
         if now != self.last and self.last is not None:
             same = self.versions[now].features == self.versions[self.last].features
             # What was promoted and superseded while nobody looked can't be told from what served.
-            unseen = slot.desired.held_before and self.named.get(now)
+            unseen = desired is not None and desired.held_before and self.named.get(now)
             assert same or unseen or now in self.served | self.meant, (
                 f"{now} has other features than {self.last}"
             )
         self.last = now
         self.served.add(now)
         self.proved.add(now)
-        for one in slot.rejected.values():
-            assert not (one.of_promotion and one.version in self.proved), (
-                f"{one.version} served: {one.reason}"
-            )
 
     def check_hold(self, slot: Any) -> None:
         """Under a hold the only way is back: by an operator's rollback, or in probation."""
