@@ -145,8 +145,9 @@ print(len(scorers), own, shared)
 def test_a_process_that_opens_plans_grows_by_no_more_than_them() -> None:
     """It shares the memfd's pages with whoever made them; of its own it takes a small part of that, for the check."""
     text = train(data(73, features=158), trees=10, num_leaves=31).model_to_string()
-    head, *trees = text.partition("\nend of trees")[0].split("\nTree=")
-    plan = compile_text("\nTree=".join([head, *(trees * 30)]))
+    text, end, _ = text.partition("\nend of trees")
+    head, *trees = text.split("\nTree=")
+    plan = compile_text("\nTree=".join([head, *(trees * 30)]) + end)
     plans = [plan] * (32 * 1024 * 1024 // len(plan))
     total = sum(map(len, plans))
     fds = [sealed.reserve(total), sealed.reserve(total)]

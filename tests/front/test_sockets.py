@@ -104,12 +104,6 @@ def test_a_file_that_is_no_socket_is_left_alone(sock, tmp_path):
     assert path.read_text() == "data"
 
 
-def test_a_path_too_long_is_refused_by_name(sock, tmp_path):
-    """A unix socket's path has a limit; the message says what to shorten."""
-    with pytest.raises(ModeldError, match="at most 107 bytes; shorten runtime_dir"):
-        sockets.bind(sock, f"ipc://{tmp_path}/{'x' * 107}")
-
-
 def test_a_directory_that_can_not_be_made_is_refused(sock, tmp_path):
     """The message names the directory and the endpoint."""
     (tmp_path / "file").write_text("")
