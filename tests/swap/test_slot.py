@@ -568,6 +568,17 @@ def test_a_start_amid_promotions_never_serves_what_the_source_calls_failed(slot,
     assert ports.trials[-1].pointer.version == "1.4.0"
 
 
+def test_what_could_not_be_copied_is_once_the_source_is_back(slot, ports):
+    """The registry vanished while the first version's copy was made: there is none, and nothing better is kept."""
+    serve(slot, ports, ONE)
+    copies = len(ports.kept)
+    slot.source_is_back()
+    assert len(ports.kept) == copies
+    slot.degraded["state_dir"] = "no copy is kept: it is gone"
+    slot.source_is_back()
+    assert ports.kept[copies:] == [(ONE.digest, 1, [])]
+
+
 def test_what_passed_its_probation_is_kept(slot, ports):
     """The copy is of the version before while the new one is on probation."""
     serve(slot, ports, ONE)

@@ -196,8 +196,11 @@ class Slot:
         self.reconcile()
 
     def source_is_back(self) -> None:
-        """The source can be read again: what is to be written to it needn't wait."""
+        """The source can be read again: what is to be written to it needn't wait, nor what couldn't be copied."""
         self._write_back.hurry()
+        good = self.serving is not None and not (self.service.on_probation and self.warm)
+        if good and "state_dir" in self.degraded:
+            self._keep()
 
     def roll_back_here(self, to: str | None, reason: str, actor: str, *, mark_failed: bool, why: str) -> bool:
         """Go back to a warm version at once, on an operator's word, though the source can't be written (`why`).
