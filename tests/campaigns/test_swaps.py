@@ -22,8 +22,7 @@ pytestmark = pytest.mark.timeout(300)
 _SHORT = 200
 #: Before the first swap, for comparison. Seconds.
 _STEADY_S = 3.0
-#: What the front may grow by after its warm-up, MB. 2 is the aim: what is above it are versions that wait for the
-#: collector, see test_replaced_versions_leave_no_descriptors.
+#: What the front may grow by after its warm-up. MB.
 _DRIFT_MB = 2.0
 
 
